@@ -1,0 +1,1 @@
+"""From the collapsed network to the inspection station."""

@@ -1,0 +1,1 @@
+"""ONNX, engines, the gate and the signed bundle (needs torch and onnx)."""

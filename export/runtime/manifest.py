@@ -1,0 +1,229 @@
+"""What a bundle says about itself: the signed manifest, its fields and what they must mean together."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from export.runtime.errors import BundleRefused, EnvironmentLacks
+from export.runtime.strictjson import canonical_bytes, read_json, shape
+
+__all__ = [
+    "SCHEMA",
+    "DecisionRule",
+    "DeviceContract",
+    "Draft",
+    "Engine",
+    "FileEntry",
+    "Golden",
+    "Input",
+    "JsonObject",
+    "Manifest",
+    "Model",
+    "Output",
+    "Role",
+    "Runtime",
+    "Signer",
+    "bundle_id",
+    "canonical_bytes",
+    "parse_manifest",
+]
+
+SCHEMA: Final = 1
+
+Runtime: TypeAlias = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+Role: TypeAlias = Literal["model", "engine", "golden-frame", "golden-scores", "report"]
+JsonObject: TypeAlias = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceContract:
+    """The device the budget was measured on: its name, its runtime and the precision it computes in."""
+
+    name: str
+    runtime: Runtime
+    precision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRule:
+    """How scores become a verdict: a reject threshold in (0, 1), or the most probable class."""
+
+    rule: Literal["threshold", "argmax"]
+    threshold: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """The network's input: uint8 (N, height, width, channels), in pixels, made by the resize rule named."""
+
+    name: str
+    height: int
+    width: int
+    channels: Literal[1, 3]
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    colour: Literal["grey", "rgb"]
+    resize: str
+    normalised_in_graph: Literal[True] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """The network's output: float32 logits (N, labels)."""
+
+    name: str
+    kind: Literal["logits"] = "logits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The ONNX file of the bundle."""
+
+    path: str
+    precision: str
+    opset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A file compiled for one runtime version and the targets (such as "sm_87") it runs on."""
+
+    path: str
+    runtime: Runtime
+    precision: str
+    version: str
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Golden:
+    """The scores a station must reproduce, each within the tolerance (a difference of probabilities)."""
+
+    path: str
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the bundle: its size in bytes and its SHA-256 in lower-case hex."""
+
+    path: str
+    size: int
+    sha256: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """Who signed: the key's id (16 hex digits) and a person's or a workstation's name."""
+
+    key_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """All of a manifest that is known before the bundle's files are packed and signed.
+
+    ``labels`` stand in the order of the model's outputs; ``good`` is the label that passes, None for a
+    line that only sorts. ``threads`` is the intra-op count the budget was measured with. ``budget``,
+    ``acceptance``, ``chain`` and ``provenance`` are recorded for the audit; nothing runs by them.
+    """
+
+    schema: Literal[1] = SCHEMA
+    line: str
+    created: str
+    device: DeviceContract
+    labels: tuple[str, ...]
+    good: str | None
+    decision: DecisionRule
+    input: Input
+    output: Output
+    model: Model
+    engines: tuple[Engine, ...]
+    golden: Golden
+    threads: int
+    budget: JsonObject
+    acceptance: JsonObject
+    chain: JsonObject
+    provenance: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Draft):
+    """A whole manifest: the draft, the list of every file, and the signer."""
+
+    files: tuple[FileEntry, ...]
+    signer: Signer
+
+
+def bundle_id(manifest_bytes: bytes) -> str:
+    """Return the bundle's name: the first 16 hex digits of its manifest's SHA-256."""
+    return hashlib.sha256(manifest_bytes).hexdigest()[:16]
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Return the manifest in ``data``.
+
+    Raises EnvironmentLacks for another schema version, whose fields this station cannot know, and
+    BundleRefused for anything unknown, missing, of the wrong type or contradicting itself.
+    """
+    value = read_json(data, "the manifest")
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if type(schema) is int and schema != SCHEMA:
+        raise EnvironmentLacks(
+            "the bundle's manifest is of another version",
+            expected=f"schema {SCHEMA}",
+            found=f"schema {schema}",
+            fix="Update the station's software, or build the bundle with the version that belongs to it",
+        )
+    manifest = shape(Manifest, value, "manifest")
+    for wrong, problem in _contradictions(manifest):
+        if wrong:
+            raise BundleRefused(f"the manifest contradicts itself: {problem}", fix="Build the bundle again")
+    return manifest
+
+
+def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
+    threshold = m.decision.threshold
+    named = [*m.labels, m.line, m.input.name, m.output.name, m.signer.name]
+    return [
+        (
+            not all(text and text.isprintable() for text in named),
+            "a name is empty or holds unprintable characters",
+        ),
+        (not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", m.created, re.ASCII), "created is no UTC time"),
+        (len(m.labels) < 2 or len(set(m.labels)) != len(m.labels), "labels must be two or more, each once"),
+        (m.good is not None and m.good not in m.labels, "good is none of the labels"),
+        (
+            (m.decision.rule == "threshold") != (m.good is not None),
+            "a threshold needs a good label, and only it",
+        ),
+        (
+            (m.decision.rule == "threshold") != (threshold is not None),
+            "rule and threshold do not belong together",
+        ),
+        (threshold is not None and not 0 < threshold < 1, "the threshold is not between 0 and 1"),
+        (not 0 <= m.golden.tolerance < 1, "the golden tolerance is not in [0, 1)"),
+        (min(m.input.height, m.input.width, m.threads, m.model.opset) < 1, "a size or count is below 1"),
+        ((m.input.colour == "grey") != (m.input.channels == 1), "colour and channels do not belong together"),
+        (not re.fullmatch("[0-9a-f]{16}", m.signer.key_id), "the signer's key id is not 16 hex digits"),
+        (
+            any(f.size < 0 or not re.fullmatch("[0-9a-f]{64}", f.sha256) for f in m.files),
+            "a file has no sound hash",
+        ),
+        (_with_role(m, "model") != [m.model.path], "the model is not the one file of that role"),
+        (
+            _with_role(m, "golden-scores") != [m.golden.path],
+            "the golden scores are not the one file of that role",
+        ),
+        (
+            _with_role(m, "engine") != sorted(engine.path for engine in m.engines),
+            "the engines are not the files of that role",
+        ),
+    ]
+
+
+def _with_role(manifest: Manifest, role: Role) -> list[str]:
+    return sorted(entry.path for entry in manifest.files if entry.role == role)

@@ -1,0 +1,1 @@
+"""Image folders and lists in; checked, split, decoded arrays out."""

@@ -1,0 +1,125 @@
+"""From the collapsed network to what is handed over: export and gate, latency, judgement on the test images."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.build import gate
+from export.build.measure import measure
+from export.build.onnx import OPSET, export
+from export.build.tensorrt import build_engine
+from export.runtime.engines import OnnxRunner
+from factory.cost.latency import open_runner
+from factory.data.dataset import Dataset, Part
+from factory.profiles import DeviceProfile, LineProfile
+from factory.spaces.plan import Plan
+from factory.swapout.network import Network
+from factory.training.acceptance import judge, threshold_for
+from factory.training.compute import Compute
+from factory.training.loop import Standard, predict
+from factory.workspace import write_atomic, write_json
+
+MODEL: Final = "model.onnx"
+BENCH_ROUNDS: Final = 5
+BENCH_SECONDS: Final = 0.6
+BATCH: Final = 256
+EXACT: Final = Compute("cpu", "float32", 1)
+
+
+def infer(runner: OnnxRunner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits (N, K) of uint8 images (N, H, W, C), in batches."""
+    parts = [runner.infer(np.ascontiguousarray(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
+    return np.concatenate(parts)
+
+
+def export_network(
+    line: LineProfile,
+    device: DeviceProfile,
+    engines: Sequence[DeviceProfile],
+    plan: Plan,
+    networks: tuple[Network, Network],
+    data: Dataset,
+    norm: Standard,
+    folder: Path,
+) -> None:
+    """Write model.onnx, the engines and gate.json into `folder`.
+
+    Args:
+        line: for labels and the escape limit.
+        device: that runs the model.
+        engines: devices for which an engine is built from the model.
+        plan: of the network.
+        networks: the trained one in expectation mode, and the collapsed one that is exported.
+        data: the threshold is chosen, and parity checked, on its validation images.
+        norm: of the training pixels.
+        folder: of the stage.
+
+    Raises:
+        GateError: if the model scores or decides otherwise than the trained network.
+        EnvironmentLacks: if an engine is asked for whose builder is not installed.
+    """
+    trained, plain = networks
+    picture, labels = plan.input, line.classes.labels
+    model = export(plain, norm.mean, norm.std, (picture.height, picture.width, picture.channels))
+    runner = open_runner(model, plan, device)
+    logits = infer(runner, data.val.images)
+    threshold = threshold_for(line, data.val, logits)
+    expected = predict(trained, data.val.images, norm, EXACT)
+    parity = gate.compare(expected, logits, labels, line.classes.good, threshold)
+    gate.refuse_unless_equal(parity)
+    write_atomic(folder / MODEL, model)
+    built = []
+    for other in engines:
+        engine = build_engine(model, other.runtime, other.compute_capabilities)
+        name = f"{other.name}.engine"
+        write_atomic(folder / name, engine.plan)
+        built.append({"path": name, "runtime": other.runtime, "precision": other.precision,
+                      "version": engine.version, "targets": list(engine.targets)})  # fmt: skip
+    write_json(
+        folder / "gate.json",
+        {"threshold": threshold, "parity": asdict(parity), "opset": OPSET, "engines": built},
+    )
+
+
+def bench(
+    models: Mapping[str, tuple[bytes, Plan]], device: DeviceProfile, folder: Path, tick: Callable[[], None]
+) -> None:
+    """Time each model on one frame, interleaved; write bench.json: summary and samples by genome."""
+    runners = [partial(open_runner, model, plan, device) for model, plan in models.values()]
+    shape = next(iter(models.values()))[1].input
+    frame = np.random.default_rng(0).integers(0, 256, (1, shape.height, shape.width, shape.channels), np.uint8)
+    timed = measure(runners, frame, rounds=BENCH_ROUNDS, seconds=BENCH_SECONDS, tick=tick)
+    document = {
+        genome: {**latency.as_json(), "samples_ms": [round(ms, 4) for ms in latency.samples_ms]}
+        for genome, latency in zip(models, timed, strict=True)
+    }
+    write_json(folder / "bench.json", document)
+
+
+def accept(
+    line: LineProfile,
+    device: DeviceProfile,
+    models: Mapping[str, tuple[bytes, Plan, float | None]],
+    plain: Network,
+    test: Part,
+    norm: Standard,
+    folder: Path,
+) -> None:
+    """Judge every model on the test images; write acceptance.json and the first model's logits.npy.
+
+    The first model is the one delivered; its decisions are compared with those of `plain` in torch as well.
+    """
+    rows = []
+    for number, (genome, (model, plan, threshold)) in enumerate(models.items()):
+        logits = infer(open_runner(model, plan, device), test.images)
+        rows.append(judge(genome, line, test, logits, threshold).as_json())
+        if number == 0:
+            np.save(folder / "logits.npy", logits)
+            expected = predict(plain, test.images, norm, EXACT)
+            parity = gate.compare(expected, logits, line.classes.labels, line.classes.good, threshold)
+    write_json(folder / "acceptance.json", {"judged": rows, "parity": asdict(parity)})

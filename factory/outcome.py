@@ -1,0 +1,142 @@
+"""What a run found, in one value, and whether it is good enough."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factory.cost.latency import LatencyModel
+from factory.data.dataset import Dataset
+from factory.delivery import MODEL
+from factory.profiles import DeviceProfile, LineProfile
+from factory.search.candidate import Candidate
+from factory.search.shortlist import Entry
+from factory.spaces.plan import Plan
+from factory.training.acceptance import Check, checks
+from factory.workspace import Stage, read_json
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """One network all the way: its plan and its stages of training, collapse and export."""
+
+    genome: str
+    plan: Plan
+    train: Stage
+    collapse: Stage
+    export: Stage
+
+    @cached_property
+    def model(self) -> bytes:
+        """The ONNX file."""
+        return (self.export.path / MODEL).read_bytes()
+
+    @cached_property
+    def gate(self) -> dict[str, Any]:
+        """What the gate found: threshold, parity, opset, engines."""
+        document: dict[str, Any] = read_json(self.export.path / "gate.json")
+        return document
+
+    @property
+    def threshold(self) -> float | None:
+        """Operating threshold chosen on validation images."""
+        value: float | None = self.gate["threshold"]
+        return value
+
+    @cached_property
+    def history(self) -> list[dict[str, float | None]]:
+        """Rows of the full training, one an epoch."""
+        rows: list[dict[str, float | None]] = read_json(self.train.path / "history.json")
+        return rows
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the stages of a run wrote, read once."""
+
+    line: LineProfile
+    device: DeviceProfile
+    data: Dataset
+    chosen: Delivered
+    reference: Delivered | None
+    shortlist: list[Entry]
+    candidates: list[Candidate]
+    front: list[Candidate]
+    latency_model: LatencyModel
+    bench: dict[str, Any]
+    acceptance: dict[str, Any]
+    logits: NDArray[np.float32]
+    data_check: dict[str, Any]
+    stages: tuple[Stage, ...]
+
+    @property
+    def own_stages(self) -> list[Stage]:
+        """The stages the delivered network stands on, without those of the reference's training."""
+        other = self.reference
+        aside = set() if other is None else {other.train.digest, other.collapse.digest, other.export.digest}
+        return [stage for stage in self.stages if stage.digest not in aside]
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """Test figures of the delivered network."""
+        row: dict[str, Any] = self.acceptance["judged"][0]
+        return row
+
+    @property
+    def judged_reference(self) -> dict[str, Any] | None:
+        """Test figures of the plain reference; None if there is none or it is the one delivered."""
+        rows: list[dict[str, Any]] = self.acceptance["judged"]
+        return rows[1] if len(rows) > 1 else None
+
+    @property
+    def latency_ms(self) -> float:
+        """Measured median of the delivered file."""
+        return float(self.bench[self.chosen.genome]["p50_ms"])
+
+    @property
+    def size_mb(self) -> float:
+        """Measured size of the delivered file, in 10^6 bytes."""
+        return len(self.chosen.model) / 1e6
+
+    @cached_property
+    def checks(self) -> list[Check]:
+        """Budgets and limits, each with what was found."""
+        budget = self.line.budget
+        found = {name: (self.judged[name] or {}).get("value") for name in ("escape", "overkill", "balanced_accuracy")}
+        return [
+            Check("latency_ms", budget.latency_ms, self.latency_ms, self.latency_ms <= budget.latency_ms),
+            Check("size_mb", budget.size_mb, self.size_mb, self.size_mb <= budget.size_mb),
+            *checks(self.line.acceptance, found),
+        ]
+
+    @property
+    def missed(self) -> list[str]:
+        """What was asked and not reached, one phrase each."""
+        return [f"{c.name} {c.value:.4g}, limit {c.limit:g}" for c in self.checks if not c.passed]
+
+    def as_json(self, bundle: Path | None, report: Path) -> dict[str, Any]:
+        """The document of `factory run --json`."""
+        judged, reference = self.judged, self.judged_reference
+
+        def value(name: str) -> float | None:
+            return judged[name]["value"] if judged[name] else None
+
+        return {
+            "line": self.line.name,
+            "device": self.device.name,
+            "bundle": None if bundle is None else str(bundle),
+            "report": str(report),
+            "genome": self.chosen.genome,
+            "balanced_accuracy": value("balanced_accuracy"),
+            "reference_balanced_accuracy": (reference or judged)["balanced_accuracy"]["value"],
+            "auroc": value("auroc"),
+            "escape": value("escape"),
+            "overkill": value("overkill"),
+            "latency_ms": self.latency_ms,
+            "size_mb": self.size_mb,
+            "seconds": round(sum(stage.seconds for stage in self.stages), 1),
+            "accepted": not self.missed,
+        }

@@ -1,0 +1,238 @@
+"""The report of a run: from what the stages found to the values the page shows."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
+
+import factory
+from export.runtime.decision import decide, reject_scores, softmax
+from factory.handover import bundle_id_of, versions
+from factory.outcome import Results
+from factory.report import model as m
+from factory.report import page
+
+METRICS: Final = {
+    "balanced_accuracy": "Balanced accuracy",
+    "auroc": "AUROC",
+    "escape": "Escape (defects passed)",
+    "overkill": "Overkill (good rejected)",
+}
+
+
+def _acceptance(results: Results) -> list[m.AcceptanceRow]:
+    limits = {check.name.rsplit("_", 1)[0]: check for check in results.checks}
+    rows = []
+    for name, title in METRICS.items():
+        estimate = results.judged[name] or {"value": None, "low": None, "high": None}
+        check = limits.get(name)
+        sign = "≥" if check and check.name.endswith("min") else "≤"
+        limit = f"{sign} {check.limit:.1%}".replace("%", " %") if check else None
+        unit = "" if name == "auroc" else "%"
+        passed = check.passed if check else None
+        rows.append(m.AcceptanceRow(title, **estimate, limit=limit, passed=passed, unit=unit))
+    return rows
+
+
+def _networks(results: Results) -> list[m.NetworkRow]:
+    rows = []
+    names = [(results.judged, results.chosen, "delivered")]
+    if results.reference is not None:
+        names.append((results.judged_reference or {}, results.reference, "plain reference, trained the same way"))
+    for judged, network, name in names:
+        figures: dict[str, Any] = {key: (judged[key] or {}).get("value") for key in METRICS}
+        rows.append(
+            m.NetworkRow(
+                name,
+                **figures,
+                latency_ms=results.bench[network.genome]["p50_ms"],
+                size_mb=len(network.model) / 1e6,
+                delivered=name == "delivered",
+            )
+        )
+    chance = 1 / len(results.line.classes.labels)
+    if results.line.classes.good is not None:
+        rows.append(m.NetworkRow("pass everything", chance, 0.5, 1.0, 0.0, None, None, delivered=False))
+    return rows
+
+
+def _classes(results: Results) -> list[m.ClassRow]:
+    counts = {label: sum(parts.values()) for label, parts in _test_counts(results).items()}
+    rows = [m.ClassRow(k, counts[k], v["value"], v["low"], v["high"]) for k, v in results.judged["recalls"].items()]
+    merged = results.line.classes.merge
+    for raw, share in results.judged["raw_labels"].items() if merged else ():
+        number = results.data.test.raw_labels.count(raw)
+        rows.append(m.ClassRow(f"rejected of {raw!r}", number, share["value"], share["low"], share["high"]))
+    return rows
+
+
+def _test_counts(results: Results) -> dict[str, dict[str, int]]:
+    return {label: {"test": parts["test"]} for label, parts in results.data_check["classes"].items()}
+
+
+def _mistakes(
+    results: Results, decided: list[str], scores: NDArray[np.float64], distance: NDArray[np.float64]
+) -> list[m.Mistake]:
+    test, labels = results.data.test, results.line.classes.labels
+    wrong = [i for i in range(len(decided)) if decided[i] != labels[test.labels[i]]]
+    wrong.sort(key=lambda i: -distance[i])
+    return [
+        m.Mistake(test.images[i], labels[test.labels[i]], decided[i], float(scores[i]), test.paths[i]) for i in wrong
+    ]
+
+
+def _shortlist(results: Results) -> list[m.ShortlistRow]:
+    return [
+        m.ShortlistRow(
+            entry.candidate.genome,
+            entry.role,
+            entry.candidate.score,
+            entry.candidate.saturation,
+            entry.latency_ms,
+            entry.candidate.size_mb,
+            entry.candidate.params,
+            entry.val_balanced_accuracy,
+            entry.candidate.genome == results.chosen.genome,
+        )
+        for entry in results.shortlist
+    ]
+
+
+def _curve(name: str, history: list[dict[str, float | None]]) -> m.Curve:
+    epochs = list(range(1, len(history) + 1))
+    return m.Curve(
+        name,
+        epochs,
+        [float(row["loss"] or 0) for row in history],
+        [r["val_balanced_accuracy"] for r in history],
+    )
+
+
+def _curves(results: Results) -> list[m.Curve]:
+    curves = [_curve(entry.candidate.genome, entry.history) for entry in results.shortlist]
+    curves.append(_curve("delivered, in full", results.chosen.history))
+    if results.reference is not None:
+        curves.append(_curve("reference, in full", results.reference.history))
+    return curves
+
+
+def _headline(results: Results) -> str:
+    judged, reference = results.judged, results.judged_reference
+    own = judged["balanced_accuracy"]
+    text = f"The network decides {own['value']:.1%} of the test images right on average over classes"
+    if judged["escape"]:
+        text += f", lets {judged['escape']['value']:.1%} of defects pass"
+        text += f" and rejects {judged['overkill']['value']:.1%} of good parts"
+    text += "."
+    if reference is None:
+        return text + " The plain reference of the same budget was the best of the shortlist, and is what is delivered."
+    other = reference["balanced_accuracy"]
+    relation = "above" if own["value"] > other["value"] else "not above"
+    sure = own["low"] > other["high"] or own["high"] < other["low"]
+    return text + (
+        f" That is {relation} the plain reference network of the same budget ({other['value']:.1%})"
+        + ("." if sure else "; the intervals overlap, so this test set cannot tell them apart.")
+    )
+
+
+def _notes(results: Results) -> list[str]:
+    notes = [f"Missed: {phrase}." for phrase in results.missed]
+    saturated = np.median([c.saturation for c in results.candidates[:100]]) if results.candidates else 0.0
+    if saturated > 0.5:
+        notes.append(
+            f"The score is saturated (median {saturated:.0%} of its ceiling among the best 100): here it counts "
+            "activations more than it judges wiring, so the short real training is what chose among the shortlist."
+        )
+    error = results.latency_model.median_error
+    notes.append(
+        f"Latency of candidates is predicted with a median error of {error:.0%}; "
+        f"the search adds a margin of {results.latency_model.margin:.0%}, and what is delivered was measured."
+    )
+    parity = results.acceptance["parity"]
+    notes.append(
+        f"The delivered ONNX file and the collapsed network in torch decide alike on {parity['images']} of "
+        f"{parity['images']} test images ({parity['decisions_changed']} differ; largest score difference "
+        f"{parity['score_difference']:.1g})."
+    )
+    return notes
+
+
+def run_report(results: Results, bundle: Path | None) -> m.RunReport:
+    """Collect the values of the page."""
+    line, classes, budget = results.line, results.line.classes, results.line.budget
+    scores = softmax(results.logits)
+    decisions = decide(scores, classes.labels, classes.good, results.chosen.threshold)
+    decided = [d.label for d in decisions]
+    truth = [classes.labels[k] for k in results.data.test.labels]
+    rejects = None if classes.good is None else reject_scores(scores, classes.labels, classes.good)
+    shown = scores.max(axis=1) if rejects is None else rejects
+    distance = shown if rejects is None else np.abs(rejects - (results.chosen.threshold or 0))
+    own = next(e for e in results.shortlist if e.candidate.genome == results.chosen.genome)
+    front = {c.genome for c in results.front}
+    check = results.data_check
+    return m.RunReport(
+        line=line.name,
+        device=results.device.name,
+        created=datetime.now(UTC).replace(microsecond=0),
+        tool_version=factory.__version__,
+        accepted=not results.missed,
+        headline=_headline(results),
+        delivered_genome=results.chosen.genome,
+        good=classes.good,
+        labels=list(classes.labels),
+        threshold=results.chosen.threshold,
+        budgets=[
+            _budget("latency", "ms", budget.latency_ms, own.candidate.latency_ms, results.latency_ms),
+            _budget("size", "MB", budget.size_mb, own.candidate.size_mb, results.size_mb),
+        ],
+        evaluated=len(results.candidates),
+        search_points=[
+            m.SearchPoint(c.genome, c.score, c.swap, c.latency_ms, c.size_mb, c.genome in front)
+            for c in results.candidates
+            if c.swap > 0
+        ],
+        chosen_genome=results.chosen.genome,
+        shortlist=_shortlist(results),
+        curves=_curves(results),
+        acceptance=_acceptance(results),
+        classes=_classes(results),
+        confusion=confusion_matrix(truth, decided, labels=list(classes.labels)),
+        reject_scores=rejects,
+        defective=None if classes.good is None else np.array([label != classes.good for label in truth]),
+        networks=_networks(results),
+        mistakes=_mistakes(results, decided, shown, distance),
+        latency_samples_ms=np.array(results.bench[results.chosen.genome]["samples_ms"]),
+        stages=[m.StageRow(s.name, s.result, s.seconds, s.reused) for s in results.stages],
+        bundle="not packed" if bundle is None else str(bundle),
+        key_note="no bundle was signed"
+        if bundle is None
+        else f"bundle {bundle_id_of(bundle)}, signed by {_signer(bundle)}",
+        data_note=(
+            f"{check['images']} images; {len(check['unreadable'])} unreadable files were left out; "
+            f"{len(check['duplicates'])} sets of equal pictures, kept together in one split."
+        ),
+        notes=_notes(results),
+        versions=versions(),
+        next_command="station verify BUNDLE --trust KEY.pub"
+        if bundle is None
+        else f"station verify {bundle} --trust KEY.pub",
+    )
+
+
+def _signer(bundle: Path) -> str:
+    import json
+
+    signer: dict[str, Any] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["signer"]
+    return f"{signer['name']} ({signer['key_id']})"
+
+
+def _budget(name: Any, unit: Any, limit: float, predicted: float, measured: float) -> m.Budget:
+    return m.Budget(name, unit, limit, predicted, measured, measured <= limit)
+
+
+def write_report(results: Results, bundle: Path | None, folder: Path) -> None:
+    """Write report.html into `folder`."""
+    page.write(run_report(results, bundle), folder / "report.html")

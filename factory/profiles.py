@@ -1,0 +1,260 @@
+"""Line and device profiles: TOML in, frozen checked models out; every refusal names file, key and allowed range."""
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from export.runtime.errors import UsageError
+
+NAME: Final = r"^[a-z0-9][a-z0-9-]*$"
+SHIPPED: Final = next(
+    (folder for folder in (Path(__file__).parent / "shipped_profiles",) if folder.is_dir()),
+    Path(__file__).parent.parent / "profiles",
+)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Images(_Table):
+    """Where the pictures are. A relative root is taken from the folder of the profile."""
+
+    root: str
+    layout: Literal["folders", "csv"] = "folders"
+    csv: str = "labels.csv"
+    split: tuple[Share, Share, Share] = (0.6, 0.2, 0.2)
+    split_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "Images":
+        if abs(sum(self.split) - 1) > 1e-6 or min(self.split) <= 0:
+            raise ValueError("train, val and test shares must each be above 0 and sum to 1")
+        return self
+
+
+class Classes(_Table):
+    """Labels in output order. `merge` renames raw labels of the images; `drop` leaves raw labels out."""
+
+    labels: tuple[str, ...] = Field(min_length=2)
+    good: str | None = None
+    merge: dict[str, str] = {}
+    drop: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Classes":
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ from each other")
+        if self.good is not None and self.good not in self.labels:
+            raise ValueError(f"good must be one of labels {list(self.labels)}")
+        unknown = sorted(set(self.merge.values()) - set(self.labels))
+        if unknown:
+            raise ValueError(f"merge leads to {unknown}, which are not in labels {list(self.labels)}")
+        return self
+
+
+class InputSize(_Table):
+    """What the network sees, in pixels; every picture is stretched to it."""
+
+    height: int = Field(ge=16, le=1024)
+    width: int = Field(ge=16, le=1024)
+    channels: Literal[1, 3]
+
+
+class BudgetLimits(_Table):
+    """Hard limits of one frame at the station: median latency, and size of the ONNX file in 10^6 bytes."""
+
+    device: str = Field(pattern=NAME)
+    latency_ms: float = Field(gt=0, le=10_000)
+    size_mb: float = Field(gt=0, le=1_000)
+
+
+class SearchSettings(_Table):
+    """The training-free search."""
+
+    candidates: int = Field(600, ge=20, le=1_000_000)
+    population: int = Field(60, ge=10, le=10_000)
+    samples: int = Field(32, ge=8, le=64)
+    repeats: int = Field(2, ge=1, le=32)
+    shortlist: int = Field(4, ge=1, le=32)
+    workers: int = Field(2, ge=1, le=256)
+    seed: int = Field(0, ge=0)
+
+
+class Augmentation(_Table):
+    """Only what leaves the label true. Shares of the picture's side, degrees, shares of full brightness."""
+
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    quarter_turns: bool = False
+    shift: float = Field(0.04, ge=0, le=0.5)
+    rotation_degrees: float = Field(0.0, ge=0, le=180)
+    brightness: float = Field(0.1, ge=0, le=0.5)
+    contrast: float = Field(0.1, ge=0, le=0.9)
+    noise: float = Field(0.02, ge=0, le=0.5)
+
+
+class SwapoutSettings(_Table):
+    """Keep probability of both masks, linear over depth from the first block to the last."""
+
+    first: float = Field(1.0, ge=0.05, le=1)
+    last: float = Field(0.5, ge=0.05, le=1)
+
+
+class TrainingSettings(_Table):
+    """The short training of the shortlist and the full training of the chosen network."""
+
+    epochs: int = Field(60, ge=1, le=10_000)
+    short_epochs: int = Field(8, ge=1, le=10_000)
+    batch: int = Field(64, ge=2, le=65_536)
+    learning_rate: float = Field(0.05, gt=0, le=10)
+    weight_decay: float = Field(5e-4, ge=0, le=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    class_weights: bool = True
+    seed: int = Field(0, ge=0)
+    swapout: SwapoutSettings = SwapoutSettings()
+    augmentation: Augmentation = Augmentation()
+
+
+class AcceptanceLimits(_Table):
+    """`escape_max` sets the operating threshold on validation; all limits are then judged on the test images."""
+
+    escape_max: float | None = Field(None, gt=0, lt=1)
+    overkill_max: float | None = Field(None, gt=0, lt=1)
+    balanced_accuracy_min: float | None = Field(None, gt=0, lt=1)
+
+
+class ExportSettings(_Table):
+    """Devices beside the budget's own whose engines go into the bundle."""
+
+    also_for: tuple[Annotated[str, Field(pattern=NAME)], ...] = ()
+
+
+class LineProfile(_Table):
+    """One product line."""
+
+    name: str = Field(pattern=NAME)
+    images: Images
+    classes: Classes
+    input: InputSize
+    budget: BudgetLimits
+    search: SearchSettings = SearchSettings()
+    training: TrainingSettings = TrainingSettings()
+    acceptance: AcceptanceLimits = AcceptanceLimits()
+    export: ExportSettings = ExportSettings()
+
+    @model_validator(mode="after")
+    def _limits_fit_the_classes(self) -> "LineProfile":
+        limits = self.acceptance
+        if self.classes.good is None and (limits.escape_max or limits.overkill_max):
+            raise ValueError("acceptance.escape_max and overkill_max need classes.good")
+        if self.search.population > self.search.candidates:
+            raise ValueError("search.population must not exceed search.candidates")
+        return self
+
+
+class DeviceProfile(_Table):
+    """One kind of station."""
+
+    name: str = Field(pattern=NAME)
+    description: str
+    runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+    precision: Literal["fp32"]
+    threads: int = Field(1, ge=1, le=256)
+    compute_capabilities: tuple[str, ...] = ()
+
+
+Profile = TypeVar("Profile", LineProfile, DeviceProfile)
+
+
+def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Names allowed beside the last part of `path`."""
+    for part in path[:-1]:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
+    path = tuple(error["loc"])
+    key = ".".join(map(str, path)) or "profile"
+    allowed = _keys(model, path) if path else []
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(path[-1]), allowed, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"allowed here: {', '.join(allowed)}"
+        return f"{key}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing; this key is required"
+    if error["type"] == "value_error":
+        return f"{key}: {error['ctx']['error']}"
+    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, found {error['input']!r}"
+
+
+def _read(path: Path, model: type[Profile]) -> Profile:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}", fix="correct that line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    if "name" in table:
+        raise UsageError(f"{path}: name: unknown key; a profile is named by its file, {path.stem!r}")
+    try:  # through JSON: strict about types, but a TOML array may fill a tuple
+        return model.model_validate_json(json.dumps(table | {"name": path.stem}, default=str))
+    except ValidationError as error:
+        lines = [_explain(detail, model) for detail in error.errors()]
+        raise UsageError(f"{path} is not a valid profile:\n  " + "\n  ".join(lines)) from None
+
+
+def available(kind: Literal["lines", "devices"]) -> dict[str, Path]:
+    """Profiles by name: those of `profiles/` in the working folder, over those that came with the tool."""
+    folders = (SHIPPED / kind, Path("profiles") / kind)
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
+def _find(name: str, kind: Literal["lines", "devices"]) -> Path:
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise UsageError(f"no profile at {name}", fix="check the path, or give a name under profiles/")
+        return Path(name)
+    known = available(kind)
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UsageError(
+        f"no {kind[:-1]} profile named {name!r}",
+        expected=f"one of {', '.join(sorted(known)) or '(none)'}, or a path to a .toml file",
+        found=repr(name),
+        fix=f"{hint}`factory init NAME --images DIR` writes a new line profile",
+    )
+
+
+def load_line(name: str) -> tuple[LineProfile, Path]:
+    """Return a line profile and its images' root folder, by name under profiles/lines or by path to a TOML file.
+
+    Raises:
+        UsageError: naming the file, the key and what is allowed.
+    """
+    path = _find(name, "lines")
+    line = _read(path, LineProfile)
+    return line, (path.parent / line.images.root).resolve()
+
+
+def load_device(name: str) -> DeviceProfile:
+    """Return a device profile by name.
+
+    Raises:
+        UsageError: naming the file, the key and what is allowed.
+    """
+    return _read(_find(name, "devices"), DeviceProfile)

@@ -1,0 +1,170 @@
+"""What a run says of itself: plain values, ready to be shown.
+
+Shares (accuracies, escape, overkill, recall and their bounds) run from 0 to 1 and are shown in percent,
+times of inference are milliseconds, sizes are megabytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What was asked of the network on the device, what the cost model foretold and what came out."""
+
+    name: Literal["latency", "size"]
+    unit: Literal["ms", "MB"]
+    limit: float | None
+    predicted: float | None
+    measured: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPoint:
+    """One network scored without training; `score` is the regularised SWAP; all finite."""
+
+    genome: str
+    score: float
+    swap: float
+    latency_ms: float
+    size_mb: float
+    on_front: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShortlistRow:
+    """One network trained for a short while; the balanced accuracy is that of the validation images."""
+
+    genome: str
+    role: Literal["candidate", "reference"]
+    score: float
+    saturation: float
+    latency_ms: float
+    size_mb: float
+    params: int
+    balanced_accuracy: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One training; the balanced accuracy is None at epochs that were not validated. Equal lengths."""
+
+    name: str
+    epochs: list[int]
+    loss: list[float]
+    balanced_accuracy: list[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceRow:
+    """One number of the acceptance test with its confidence interval.
+
+    `unit` says how numbers read: "%" for shares from 0 to 1, "" for bare numbers such as an AUROC,
+    anything else is written behind them. A row without a limit, or not judged, has `passed` None.
+    """
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    limit: str | None
+    passed: bool | None
+    unit: str = "%"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """Recall of one class on the test images, with its confidence interval."""
+
+    label: str
+    images: int
+    recall: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow:
+    """One way of deciding, judged on the same test images; None where the number does not exist."""
+
+    name: str
+    balanced_accuracy: float
+    auroc: float | None
+    escape: float | None
+    overkill: float | None
+    latency_ms: float | None
+    size_mb: float | None
+    delivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One wrongly decided test image: uint8 (H, W, C) with C 1 or 3, and the score it was decided by."""
+
+    image: npt.NDArray[np.uint8]
+    truth: str
+    decided: str
+    score: float
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """One stage of the run, the digest of what it made, and whether an earlier result was taken over."""
+
+    name: str
+    digest: str
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """All that the page shows.
+
+    `good` is the class that passes, None on a line that only sorts. An image is rejected when its reject
+    score is at or above `threshold`. `confusion` is int (K, K), rows truth, columns decided, in the order
+    of `labels`; `reject_scores` is float (N,), `defective` bool (N,); `latency_samples_ms` is float (M,).
+    """
+
+    line: str
+    device: str
+    created: datetime | str
+    tool_version: str
+    accepted: bool
+    headline: str
+    delivered_genome: str
+    good: str | None
+    labels: list[str]
+    threshold: float | None
+    budgets: list[Budget]
+    evaluated: int
+    search_points: list[SearchPoint]
+    chosen_genome: str
+    shortlist: list[ShortlistRow]
+    curves: list[Curve]
+    acceptance: list[AcceptanceRow]
+    classes: list[ClassRow]
+    confusion: npt.NDArray[np.integer]
+    reject_scores: FloatArray | None
+    defective: npt.NDArray[np.bool_] | None
+    networks: list[NetworkRow]
+    mistakes: list[Mistake]
+    latency_samples_ms: FloatArray
+    stages: list[StageRow]
+    bundle: str
+    key_note: str
+    data_note: str
+    notes: list[str]
+    versions: dict[str, str]
+    next_command: str

@@ -1,0 +1,1 @@
+"""Evolution under hard budgets."""

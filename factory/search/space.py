@@ -1,0 +1,86 @@
+"""Can the budgets be met at all: what the space offers in every budgeted quantity."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from factory.profiles import BudgetLimits
+from factory.search.candidate import Costs, Pricing
+from factory.spaces.residual import (
+    STEM_STRIDES,
+    STEM_WIDTHS,
+    Genome,
+    Stage,
+    fits_input,
+    genome_count,
+    random_genome,
+)
+
+SAMPLE: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceReport:
+    """Costs of a random sample of the space, of its smallest networks, and the limits they are held against."""
+
+    sample: tuple[Costs, ...]
+    smallest: tuple[Costs, ...]
+    feasible_share: float
+    satisfiable: bool
+    limits: BudgetLimits
+
+    def quantities(self) -> dict[str, dict[str, float | None]]:
+        """Minimum, median and maximum of size, latency (with its margin), MACs and parameters; and the limits."""
+        everything = (*self.sample, *self.smallest)
+        columns = {
+            "size_mb": ([c.size_mb for c in everything], self.limits.size_mb),
+            "latency_ms": ([c.latency_upper_ms for c in everything], self.limits.latency_ms),
+            "mmacs": ([c.macs / 1e6 for c in everything], None),
+            "params": ([float(c.params) for c in everything], None),
+        }
+        return {
+            name: {"min": min(v), "median": float(np.median(v)), "max": max(v), "limit": limit}
+            for name, (v, limit) in columns.items()
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `factory space --json`."""
+        return {
+            "genomes": genome_count(),
+            "feasible_share": self.feasible_share,
+            "satisfiable": self.satisfiable,
+            "quantities": self.quantities(),
+        }
+
+    def tightest(self) -> str:
+        """Which budget the space is furthest from, and what could be reached."""
+        q = self.quantities()
+        reach = {name: float(q[name]["min"] or 0) for name in ("latency_ms", "size_mb")}
+        limits = {"latency_ms": self.limits.latency_ms, "size_mb": self.limits.size_mb}
+        name = max(reach, key=lambda n: reach[n] / limits[n])
+        return (
+            f"{name} is the tightest: the limit is {limits[name]:g}, the least that can be reached is {reach[name]:.4g}"
+        )
+
+
+def smallest_genomes(pricing: Pricing) -> list[Genome]:
+    """The least networks the alphabet can write: narrowest, shallowest, of each kind and stride."""
+    genomes = [
+        Genome(width, stride, (Stage(first, 8, 1, 3, 2, 2), Stage(second, 8, 1, 3, 2, 2)))
+        for width in STEM_WIDTHS[:1]
+        for stride in STEM_STRIDES
+        for first in ("basic", "bottle", "mb")
+        for second in ("basic", "bottle", "mb")
+    ]
+    return [g for g in genomes if fits_input(g, pricing.picture)]
+
+
+def survey(pricing: Pricing, seed: int = 0) -> SpaceReport:
+    """Price a random sample of the space and its smallest networks."""
+    rng = np.random.default_rng(seed)
+    sample = [pricing.costs(random_genome(rng, pricing.picture)) for _ in range(SAMPLE)]
+    smallest = [pricing.costs(g) for g in smallest_genomes(pricing)]
+    share = sum(map(pricing.keeps, sample)) / SAMPLE
+    satisfiable = any(map(pricing.keeps, (*sample, *smallest)))
+    return SpaceReport(tuple(sample), tuple(smallest), share, satisfiable, pricing.limits)

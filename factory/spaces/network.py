@@ -1,0 +1,55 @@
+"""From a plan to a torch network: trainable with batch-norm and Swapout, or plain as it is deployed."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from factory.spaces.plan import Block, Conv, Plan
+from factory.swapout.layer import Swapout
+from factory.swapout.network import Network, ResidualBlock
+
+
+def _conv(conv: Conv, norm: bool) -> list[nn.Module]:
+    layers: list[nn.Module] = [
+        nn.Conv2d(
+            conv.channels_in,
+            conv.channels_out,
+            conv.kernel,
+            stride=conv.stride,
+            padding=conv.kernel // 2,
+            groups=conv.groups,
+            bias=not norm,
+        )
+    ]
+    if norm:
+        layers.append(nn.BatchNorm2d(conv.channels_out))
+    if conv.relu:
+        layers.append(nn.ReLU())
+    return layers
+
+
+def _block(block: Block, keep: float, norm: bool) -> nn.Module:
+    branch = nn.Sequential(*(layer for conv in block.branch for layer in _conv(conv, norm)))
+    activation = nn.ReLU() if block.relu_after else nn.Identity()
+    if not block.residual:
+        return nn.Sequential(*branch, *([activation] if block.relu_after else []))
+    shortcut = None if block.shortcut is None else nn.Sequential(*_conv(block.shortcut, norm))
+    return ResidualBlock(branch, shortcut, Swapout(keep, keep), activation)
+
+
+def build(plan: Plan, keep: Sequence[float] | None = None, *, norm: bool = True) -> Network:
+    """Return the network of `plan` with torch's default initialisation, drawn from torch's global generator.
+
+    Args:
+        plan: shapes of every layer.
+        keep: probability p1 = p2 of each residual block in order; None is the plain residual network.
+        norm: with batch-norm, for training; without, the collapsed network, whose convolutions have a bias.
+
+    Raises:
+        ValueError: if `keep` does not give one probability for each residual block.
+    """
+    schedule = iter((1.0,) * plan.residual_blocks if keep is None else tuple(keep))
+    if keep is not None and len(keep) != plan.residual_blocks:
+        raise ValueError(f"{plan.residual_blocks} residual blocks, but {len(keep)} Swapout probabilities")
+    blocks = [_block(block, next(schedule) if block.residual else 1.0, norm) for block in plan.blocks]
+    return Network(nn.Sequential(*_conv(plan.stem, norm)), blocks, nn.Linear(plan.features, plan.classes))

@@ -1,0 +1,1 @@
+"""Swapout and its exact collapse to one plain network."""

@@ -1,0 +1,45 @@
+"""The shape of network that collapses: a stem, a chain of blocks on one stream, a linear head."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from factory.swapout.layer import Swapout
+
+
+class ResidualBlock(nn.Module):
+    """activation(join(shortcut(x), branch(x))), with a positively homogeneous activation (ReLU or identity).
+
+    `shortcut` is None for an identity skip, else a chain of convolutions (a projection).
+    """
+
+    def __init__(
+        self, branch: nn.Sequential, shortcut: nn.Sequential | None, join: Swapout, activation: nn.Module
+    ) -> None:
+        super().__init__()
+        if not isinstance(activation, nn.ReLU | nn.Identity):
+            raise TypeError(f"{type(activation).__name__} on the stream does not collapse: use ReLU or Identity")
+        self.branch, self.shortcut, self.join, self.activation = branch, shortcut, join, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W')."""
+        skip = x if self.shortcut is None else self.shortcut(x)
+        return cast(Tensor, self.activation(self.join(skip, self.branch(x))))
+
+
+class Network(nn.Module):
+    """Images (N, C, H, W), normalised, to logits (N, classes).
+
+    A block is a `ResidualBlock`, or a plain `Sequential` where the shape changes and there is nothing to skip.
+    """
+
+    def __init__(self, stem: nn.Sequential, blocks: list[nn.Module], head: nn.Linear) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = stem, nn.ModuleList(blocks), head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, classes)."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return cast(Tensor, self.head(x.mean((2, 3))))

@@ -1,0 +1,155 @@
+"""What the commands print: tables that line up."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from factory.doctor import Finding
+from factory.outcome import Results
+from factory.search.candidate import Candidate
+from factory.search.shortlist import Entry
+from factory.search.space import SpaceReport
+
+
+def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    console = Console()
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """What `factory doctor` found."""
+    rows = [(f.subject, "ok" if f.ok else "lacks" if f.fatal else "absent", f.found, f.fix) for f in findings]
+    console = Console()
+    table = Table("subject", "", "found", "what to do")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+def show_data(check: dict[str, Any], problems: Sequence[str]) -> None:
+    """Classes by split, then everything unusual."""
+    rows = [(label, *(str(parts[p]) for p in ("train", "val", "test"))) for label, parts in check["classes"].items()]
+    _show(f"{check['images']} images", ("class", "train", "val", "test"), rows)
+    sizes = ", ".join(f"{size} ({number})" for size, number in list(check["sizes"].items())[:5])
+    print(f"sizes: {sizes}{' and others' if len(check['sizes']) > 5 else ''}")
+    for title, entries in (
+        ("unreadable, left out", [f"{bad['path']}: {bad['reason']}" for bad in check["unreadable"]]),
+        ("equal pictures, kept in one split", [", ".join(same) for same in check["duplicates"]]),
+        ("equal pictures with different labels", [", ".join(same) for same in check["contradictions"]]),
+        ("problems", list(problems)),
+    ):
+        print(f"{title}: {len(entries) or 'none'}")
+        for entry in entries[:10]:
+            print(f"  {entry}")
+        if len(entries) > 10:
+            print(f"  ... and {len(entries) - 10} more")
+
+
+def show_space(report: SpaceReport) -> None:
+    """Budgeted quantities over the space."""
+    rows = [
+        (name, *("-" if q[k] is None else f"{q[k]:.4g}" for k in ("min", "median", "max", "limit")))
+        for name, q in report.quantities().items()
+    ]
+    _show("what the space offers", ("quantity", "min", "median", "max", "limit"), rows)
+    print(f"{report.feasible_share:.1%} of random networks keep the budgets (latency with its prediction margin)")
+
+
+def _candidate(c: Candidate) -> tuple[str, ...]:
+    return (
+        c.genome,
+        f"{c.score:,.0f}",
+        f"{c.saturation:.0%}",
+        f"{c.latency_ms:.3f}",
+        f"{c.size_mb:.3f}",
+        f"{c.params:,}",
+    )
+
+
+def show_front(front: Sequence[Candidate], everything: Sequence[Candidate], seconds: float) -> None:
+    """Score, latency and size side by side."""
+    columns = ("network", "score", "saturation", "latency ms", "size MB", "parameters")
+    _show(
+        f"the front of {len(everything)} networks, scored in {seconds:.0f} s",
+        columns,
+        [_candidate(c) for c in front],
+    )
+    _show("the best by score", columns, [_candidate(c) for c in everything[:5]])
+
+
+def show_shortlist(entries: Sequence[Entry]) -> None:
+    """The short trainings, best first."""
+    rows = [
+        (e.candidate.genome, e.role, f"{e.val_balanced_accuracy:.1%}", f"{e.val_loss:.3f}", f"{e.latency_ms:.3f}",
+         f"{e.candidate.size_mb:.3f}")
+        for e in entries
+    ]  # fmt: skip
+    columns = ("network", "role", "balanced accuracy", "loss", "latency ms", "size MB")
+    _show("short trainings, on validation images; the lowest loss goes on", columns, rows)
+
+
+def show_collapse(document: dict[str, Any]) -> None:
+    """Before and after, on validation images."""
+    rows = [
+        ("expectation, statistics of the training", *(f"{v:.4f}" for v in document["trained"])),
+        ("re-estimated and collapsed", *(f"{v:.4f}" for v in document["finished"])),
+    ]
+    _show("collapse, on validation images", ("network", "balanced accuracy", "loss"), rows)
+    print(f"largest difference of a logit in float64, relative: {document['difference']:.1e}")
+
+
+def show_export(document: dict[str, Any]) -> None:
+    """The file, the gate, the engines."""
+    parity, threshold = document["parity"], document["threshold"]
+    print(f"model: {document['model']} ({document['size_mb']:.3f} MB), feed uint8 frames; do not normalise them again")
+    print(
+        f"gate: {parity['images']} validation images, {parity['decisions_changed']} decisions changed, "
+        f"scores within {parity['score_difference']:.1e}"
+    )
+    print(f"threshold: {'none, this line sorts' if threshold is None else f'{threshold:.4f}'}")
+    for engine in document["engines"]:
+        print(f"engine: {engine['path']}, {engine['runtime']} {engine['version']}, {engine['targets'] or 'portable'}")
+
+
+def show_bench(rows: Sequence[dict[str, Any]], limit: float) -> None:
+    """Percentiles of each network."""
+    names = ("p50_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "cv")
+    body = [(row["genome"], *(f"{row[n]:.3f}" for n in names), str(row["runs"])) for row in rows]
+    _show(f"one frame; the budget is {limit:g} ms at the median", ("network", *names, "runs"), body)
+
+
+def _percent(estimate: dict[str, float] | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate['value']:.1%} ({estimate['low']:.1%} to {estimate['high']:.1%})"
+
+
+def show_outcome(results: Results) -> None:
+    """The final table."""
+    judged = [("delivered", results.judged, results.chosen.genome)]
+    if results.judged_reference and results.reference:
+        judged.append(("plain reference", results.judged_reference, results.reference.genome))
+    rows = [
+        (name, _percent(row["balanced_accuracy"]), f"{row['auroc']['value']:.3f}", _percent(row["escape"]),
+         _percent(row["overkill"]), f"{results.bench[genome]['p50_ms']:.3f}")
+        for name, row, genome in judged
+    ]  # fmt: skip
+    if results.line.classes.good is not None:
+        rows.append(("pass everything", f"{1 / len(results.line.classes.labels):.1%}", "0.500", "100.0%", "0.0%", "0"))
+    columns = ("network", "balanced accuracy", "AUROC", "escape", "overkill", "latency ms")
+    _show(f"{results.line.name}: test images, with 95 % intervals", columns, rows)
+    checked = [(c.name, f"{c.limit:.4g}", f"{c.value:.4g}", "yes" if c.passed else "NO") for c in results.checks]
+    _show("limits", ("limit", "asked", "found", "holds"), checked)
+    print(f"network: {results.chosen.genome}")

@@ -1,0 +1,61 @@
+"""Augmentation in batches, on the device, from an explicit generator."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from factory.profiles import Augmentation
+
+
+def _coins(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.rand(count, generator=generator, device=device) < 0.5
+
+
+def _uniform(count: int, bound: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    return (torch.rand(count, generator=generator, device=device) * 2 - 1) * bound
+
+
+def _symmetries(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Flips and quarter turns, which move pixels without mixing them; quarter turns need square pictures."""
+    if settings.flip_horizontal:
+        x = torch.where(_coins(len(x), generator, x.device)[:, None, None, None], x.flip(3), x)
+    if settings.flip_vertical:
+        x = torch.where(_coins(len(x), generator, x.device)[:, None, None, None], x.flip(2), x)
+    if settings.quarter_turns:
+        turn = _coins(len(x), generator, x.device)[:, None, None, None]
+        turned = x.transpose(2, 3) if x.shape[2] == x.shape[3] else x.flip(2, 3)
+        x = torch.where(turn, turned, x)
+    return x
+
+
+def _warp(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Small shifts and rotations, mirrored at the border."""
+    count, _, height, width = x.shape
+    angle = _uniform(count, math.radians(settings.rotation_degrees), generator, x.device)
+    theta = torch.zeros(count, 2, 3, device=x.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
+    theta[:, 0, 1] = -angle.sin() * height / width
+    theta[:, 1, 0] = angle.sin() * width / height
+    theta[:, 0, 2] = _uniform(count, 2 * settings.shift, generator, x.device)  # a grid spans 2 a side
+    theta[:, 1, 2] = _uniform(count, 2 * settings.shift, generator, x.device)
+    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+def augment(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return a varied copy of float32 images (N, C, H, W) in [0, 1]; the result may leave that range slightly."""
+    x = _symmetries(x, settings, generator)
+    if settings.shift or settings.rotation_degrees:
+        x = _warp(x, settings, generator)
+    if settings.contrast:
+        gain = 1 + _uniform(len(x), settings.contrast, generator, x.device)[:, None, None, None]
+        middle = x.mean((1, 2, 3), keepdim=True)
+        x = (x - middle) * gain + middle
+    if settings.brightness:
+        x = x + _uniform(len(x), settings.brightness, generator, x.device)[:, None, None, None]
+    if settings.noise:
+        level = torch.rand(len(x), generator=generator, device=x.device)[:, None, None, None] * settings.noise
+        x = x + level * torch.randn(x.shape, generator=generator, device=x.device)
+    return x

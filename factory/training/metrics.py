@@ -1,0 +1,92 @@
+"""What an inspection is judged by: escape, overkill, recalls, AUROC, with 95 % intervals."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+Labels = NDArray[np.int64]
+BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(hits: int, total: int) -> Estimate:
+    """A share with its Wilson interval (Wilson 1927)."""
+    interval = binomtest(hits, total).proportion_ci(0.95, method="wilson")
+    return Estimate(hits / total, float(interval.low), float(interval.high))
+
+
+def balanced_accuracy(truth: Labels, decided: Labels) -> float:
+    """Mean recall over the classes present in `truth`."""
+    return float(np.mean([np.mean(decided[truth == label] == label) for label in np.unique(truth)]))
+
+
+def balanced_loss(truth: Labels, logits: NDArray[np.float32]) -> float:
+    """Negative log-likelihood, averaged within each class and then over classes, in nats."""
+    losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(truth)), truth]
+    return float(np.mean([losses[truth == label].mean() for label in np.unique(truth)]))
+
+
+def auroc(truth: Labels, scores: NDArray[np.float64], good: int | None) -> float:
+    """Area under the ROC of the reject score 1 - p[good]; without a good class the mean over one-against-rest.
+
+    Args:
+        truth: (N,) class indices.
+        scores: (N, K) probabilities.
+        good: index of the good class, or None.
+    """
+    if good is not None:
+        return float(roc_auc_score(truth != good, 1 - scores[:, good]))
+    return float(np.mean([roc_auc_score(truth == k, scores[:, k]) for k in range(scores.shape[1])]))
+
+
+def bootstrap(truth: Labels, statistic: Callable[[Labels], float], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of a statistic of resampled rows, resampled within each class."""
+    rng = np.random.default_rng(seed)
+    rows = [np.flatnonzero(truth == label) for label in np.unique(truth)]
+    values = [statistic(np.concatenate([rng.choice(own, len(own)) for own in rows])) for _ in range(BOOTSTRAP)]
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def operating_threshold(truth: Labels, reject_scores: NDArray[np.float64], good: int, escape_max: float) -> float:
+    """The largest threshold whose escape rate on these images is at most `escape_max`, which costs least overkill.
+
+    A part is rejected when its reject score reaches the threshold. The threshold lies half-way between the score of
+    the last defect it catches and the next lower score, so that rounding at the station does not decide.
+
+    Args:
+        truth: (N,) class indices with at least one defect.
+        reject_scores: (N,) 1 - p[good], in [0, 1].
+        good: index of the good class.
+        escape_max: allowed share of defects below the threshold.
+    """
+    defects = np.sort(reject_scores[truth != good])
+    caught_last = defects[int(np.floor(escape_max * len(defects) + 1e-9))]
+    below = reject_scores[reject_scores < caught_last]
+    next_lower = below.max() if len(below) else 0.0
+    return float(np.clip((caught_last + next_lower) / 2, 1e-6, 1 - 1e-6))
+
+
+def escape(truth: Labels, rejected: NDArray[np.bool_], good: int) -> Estimate:
+    """Share of defective parts that pass."""
+    defective = truth != good
+    return proportion(int((defective & ~rejected).sum()), int(defective.sum()))
+
+
+def overkill(truth: Labels, rejected: NDArray[np.bool_], good: int) -> Estimate:
+    """Share of good parts that are rejected."""
+    own = truth == good
+    return proportion(int((own & rejected).sum()), int(own.sum()))

@@ -1,0 +1,61 @@
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from export.runtime import compat
+from export.runtime.errors import EnvironmentLacks
+from export.runtime.manifest import DeviceContract
+
+HERE = compat.Installed(module=True, packages={"onnxruntime": "1.20"})
+
+
+def on(runtime: str) -> DeviceContract:
+    return DeviceContract(name="bench", runtime=runtime, precision="fp32")  # type: ignore[arg-type]
+
+
+def test_a_machine_with_the_runtime_lacks_nothing(tiny: SimpleNamespace) -> None:
+    assert compat.problems(tiny.draft(), HERE) == []
+    assert compat.problems(tiny.draft(device=on("onnxruntime-cuda")), HERE) == []
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_an_engine_this_station_cannot_run_yet_is_said_plainly(tiny: SimpleNamespace, runtime: str) -> None:
+    (problem,) = compat.problems(tiny.draft(device=on(runtime)), HERE)
+    assert problem.found == runtime
+    assert "cannot run them yet" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package"), [("onnxruntime-cpu", "onnxruntime"), ("onnxruntime-cuda", "onnxruntime-gpu")]
+)
+def test_a_missing_runtime_is_named_with_its_package(tiny: SimpleNamespace, runtime: str, package: str) -> None:
+    (problem,) = compat.problems(tiny.draft(device=on(runtime)), compat.Installed(module=False, packages={}))
+    assert problem.fix == f"Install it: pip install {package}"
+
+
+def test_every_problem_is_listed(tiny: SimpleNamespace) -> None:
+    asked = tiny.draft(device=on("tensorrt"))
+    asked = replace(asked, input=replace(asked.input, resize="crop-v0"))
+    both = compat.Installed(module=True, packages={"onnxruntime": "1.20", "onnxruntime-gpu": "1.27"})
+    assert [problem.found for problem in compat.problems(asked, both)] == [
+        "crop-v0",
+        "tensorrt",
+        "onnxruntime 1.20 and onnxruntime-gpu 1.27",
+    ]
+
+
+def test_two_packages_in_one_folder_are_seen_and_refused(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        folder = tmp_path / f"{name}-9.9.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 9.9\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert compat.installed().packages == {"onnxruntime": "9.9", "onnxruntime-gpu": "9.9"}
+    with pytest.raises(EnvironmentLacks, match="Uninstall both") as error:
+        compat.require(tiny.draft(input=replace(tiny.draft().input, resize="crop-v0")))
+    assert "crop-v0" in str(error.value)
+    assert error.value.exit_code == 3

@@ -1,0 +1,138 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.runtime.errors import BundleRefused, EnvironmentLacks, GateError, ImageRefused
+from export.runtime.keys import load_trusted
+from export.runtime.manifest import DecisionRule, DeviceContract, Engine, canonical_bytes
+from export.runtime.station import Station
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def station(bundle: Path, trust: list[Path]) -> Station:
+    return Station.load(bundle, trust)
+
+
+def test_bright_pictures_are_rejected_and_dark_ones_pass(station: Station, tiny: SimpleNamespace) -> None:
+    dark, bright = (station.inspect(tiny.picture(grey)) for grey in (40, 220))
+    assert (dark.verdict, dark.label, dark.threshold) == ("pass", "good", 0.4)
+    assert (bright.verdict, bright.label) == ("reject", "scratch")
+    assert set(dark.scores) == set(tiny.labels)
+    assert sum(bright.scores.values()) == pytest.approx(1)
+    assert dark.ms > 0
+
+
+def test_a_file_its_bytes_and_its_pixels_get_the_same_scores(
+    station: Station, tiny: SimpleNamespace, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(tiny.picture(90, size=31))
+    pixels = np.full((31, 31), 90, np.uint8)
+    scores = [station.inspect(source).scores for source in (path, path.read_bytes(), pixels, pixels[:, :, None])]
+    assert scores == [scores[0]] * 4
+
+
+def test_a_batch_gets_the_verdicts_of_its_pictures(station: Station, tiny: SimpleNamespace) -> None:
+    pictures = [tiny.picture(grey) for grey in range(0, 250, 25)]
+    together = station.inspect_batch(pictures)
+    alone = [station.inspect(picture) for picture in pictures]
+    assert [(v.verdict, v.label) for v in together] == [(v.verdict, v.label) for v in alone]
+    assert {v.verdict for v in together} == {"pass", "reject"}
+    for one, other in zip(together, alone, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-6)
+    assert station.inspect_batch([]) == []
+
+
+def test_a_batch_with_an_unreadable_picture_is_refused(station: Station, tiny: SimpleNamespace) -> None:
+    with pytest.raises(ImageRefused):
+        station.inspect_batch([tiny.picture(1), b"not a picture"])
+
+
+def test_keys_may_be_given_as_loaded(bundle: Path, trust: list[Path]) -> None:
+    assert Station.load(bundle, load_trusted(trust)).manifest.line == "cells-3"
+
+
+def test_a_sorting_line_names_classes(make_bundle: Make, trust: list[Path], tiny: SimpleNamespace) -> None:
+    asked = tiny.draft(good=None, decision=DecisionRule(rule="argmax", threshold=None))
+    station = Station.load(make_bundle(asked=asked), trust)
+    verdict = station.inspect(tiny.picture(220))
+    assert (verdict.verdict, verdict.label, verdict.threshold) == ("class", "scratch", None)
+
+
+def golden(tiny: SimpleNamespace, edit: Callable[[list[dict[str, Any]]], None]) -> bytes:
+    value = json.loads(tiny.scored(tiny.network(), tiny.draft()))
+    edit(value["frames"])
+    return canonical_bytes(value)
+
+
+def shift(frames: list[dict[str, Any]]) -> None:
+    frames[0]["scores"]["dent"] += 2e-4
+    frames[2]["scores"]["dent"] += 3e-4
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (shift, "golden frame golden/002.png is off by 0.0003 "),
+        (lambda frames: frames[1].update(verdict="pass"), "golden frame golden/001.png is decided otherwise"),
+        (lambda frames: frames[1].update(label="dent"), "golden frame golden/001.png is decided otherwise"),
+    ],
+)
+def test_golden_scores_that_do_not_come_out_again_refuse_the_bundle(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace, edit: Callable[[Any], None], said: str
+) -> None:
+    folder = make_bundle(golden=golden(tiny, edit))
+    with pytest.raises(BundleRefused, match=said):
+        Station.load(folder, trust)
+
+
+def test_golden_scores_within_the_tolerance_are_taken(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace
+) -> None:
+    def nudge(frames: list[dict[str, Any]]) -> None:
+        frames[0]["scores"]["dent"] += 5e-5
+
+    assert Station.load(make_bundle(golden=golden(tiny, nudge)), trust).manifest.golden.tolerance == 1e-4
+
+
+def test_a_golden_picture_that_cannot_be_read_refuses_the_bundle(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace
+) -> None:
+    folder = make_bundle(extra={"golden/001.png": ("golden-frame", b"not a picture")})
+    with pytest.raises(BundleRefused, match=r"golden/001\.png.*is not a picture"):
+        Station.load(folder, trust)
+
+
+def test_a_network_without_finite_scores_never_gets_to_inspect(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace
+) -> None:
+    folder = make_bundle(
+        model=tiny.network(bias=(float("nan"), 0, 0)), golden=tiny.scored(tiny.network(), tiny.draft())
+    )
+    with pytest.raises(GateError, match="no finite score"):
+        Station.load(folder, trust)
+
+
+def test_an_engine_is_verified_but_not_run_yet(make_bundle: Make, trust: list[Path], tiny: SimpleNamespace) -> None:
+    engine = Engine(path="e.plan", runtime="tensorrt", precision="fp16", version="10.13", targets=("sm_90",))
+    asked = tiny.draft(device=DeviceContract(name="orin", runtime="tensorrt", precision="fp16"), engines=(engine,))
+    folder = make_bundle(asked=asked, extra={"e.plan": ("engine", b"engine")})
+    with pytest.raises(EnvironmentLacks, match="cannot run them yet"):
+        Station.load(folder, trust)
+
+
+def test_another_resize_rule_is_a_lack_of_this_station(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace
+) -> None:
+    asked = tiny.draft()
+    folder = make_bundle(asked=replace(asked, input=replace(asked.input, resize="letterbox-v2")))
+    with pytest.raises(EnvironmentLacks, match="found letterbox-v2"):
+        Station.load(folder, trust)
