@@ -384,3 +384,7 @@ def _require_key(key: Path) -> None:
 
 def _advice(line: str) -> str:
     return f"read the report, then change acceptance, budget or training in the profile of {line}, or add images"
+
+
+if __name__ == "__main__":
+    main()

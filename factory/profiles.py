@@ -57,6 +57,9 @@ class Classes(_Table):
         unknown = sorted(set(self.merge.values()) - set(self.labels))
         if unknown:
             raise ValueError(f"merge leads to {unknown}, which are not in labels {list(self.labels)}")
+        both = sorted(set(self.merge) & set(self.drop))
+        if both:
+            raise ValueError(f"{both} stand in merge and in drop: choose one")
         return self
 
 
@@ -182,7 +185,7 @@ def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation
-    return list(model.model_fields)
+    return [name for name in model.model_fields if name != "name"]  # which the file's name fills in
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:

@@ -76,11 +76,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _own_imports(source: str, package: str) -> Iterator[str]:
+def _own_imports(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in {"factory", "export"}:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name for name in names if name.split(".")[0] in {"factory", "export"})
 
 
 @cache
@@ -99,7 +102,7 @@ def code_digest(module: str) -> str:
         if spec is None or spec.origin is None:
             continue
         sources[name] = Path(spec.origin).read_text(encoding="utf-8")
-        queue += _own_imports(sources[name], name)
+        queue += _own_imports(sources[name])
     return digest(sources)
 
 

@@ -89,7 +89,8 @@ def list_csv(root: Path, name: str) -> list[Item]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows, columns = list(reader), reader.fieldnames or []
+            rows = [(reader.line_num, row) for row in reader]
+            columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read: {error}", fix="correct images.csv of the line profile") from None
     missing = {"path", "label"} - set(columns)
@@ -100,7 +101,7 @@ def list_csv(root: Path, name: str) -> list[Item]:
             found=",".join(columns) or "an empty file",
             fix="name the columns in the first line",
         )
-    return [_row(path, number, row) for number, row in enumerate(rows, start=2)]
+    return [_row(path, number, row) for number, row in rows]
 
 
 def _row(path: Path, number: int, row: dict[str, str | None]) -> Item:

@@ -14,13 +14,15 @@ from factory.profiles import SearchSettings
 from factory.score.swap import SizeRegulariser
 from factory.search.candidate import Candidate, Costs, Pricing, candidate, ranked
 from factory.search.pool import Pool
+from factory.search.space import smallest_genomes
 from factory.search.state import SearchState
 from factory.spaces.residual import Genome, crossover, mutate, parse, random_genome
 
 TOURNAMENT = 3
 FRESH = 0.1  # share of children that are random genomes
 CROSSED = 0.3  # chance that a child has two parents
-TRIES = 20_000  # random genomes looked at for one that keeps the budgets
+TRIES = 20_000  # random genomes looked at for the first that keep the budgets
+FEW = 50  # and for one more, once there are parents
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,20 @@ def ask(
     parents = ranked(told)[:population]
     asked: list[Asked] = []
     for _ in range(number):
-        fresh = not parents or rng.random() < FRESH
-        draw = (lambda: random_genome(rng, pricing.picture)) if fresh else (lambda: _child(parents, pricing, rng))
-        new = _feasible(draw, pricing, seen, TRIES if fresh else 50)
+        new = None
+        if not parents or rng.random() < FRESH:
+            tries = FEW if parents else TRIES
+            new = _feasible(lambda: random_genome(rng, pricing.picture), pricing, seen, tries)
+        if new is None and parents:
+            new = _feasible(lambda: _child(parents, pricing, rng), pricing, seen, FEW)
         if new is not None:
             asked.append(new)
             seen.add(str(new.genome))
+        elif not parents:
+            break  # the budgets are so tight that drawing is no way: go on from what there is
+    if not asked and not told:  # not one in so many: begin with the least networks there are
+        priced = [Asked(genome, pricing.costs(genome)) for genome in smallest_genomes(pricing)]
+        asked = [new for new in priced if pricing.keeps(new.costs)][:number]
     if not asked and not told:
         raise GateError("no network of the space keeps the budgets", fix="`factory space` says what can be reached")
     return asked

@@ -18,15 +18,15 @@ def _uniform(count: int, bound: float, generator: torch.Generator, device: torch
 
 
 def _symmetries(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Flips and quarter turns, which move pixels without mixing them; quarter turns need square pictures."""
+    """Flips and turns, which move pixels without mixing them; a picture that is not square makes half turns only."""
     if settings.flip_horizontal:
         x = torch.where(_coins(len(x), generator, x.device)[:, None, None, None], x.flip(3), x)
     if settings.flip_vertical:
         x = torch.where(_coins(len(x), generator, x.device)[:, None, None, None], x.flip(2), x)
     if settings.quarter_turns:
-        turn = _coins(len(x), generator, x.device)[:, None, None, None]
-        turned = x.transpose(2, 3) if x.shape[2] == x.shape[3] else x.flip(2, 3)
-        x = torch.where(turn, turned, x)
+        x = torch.where(_coins(len(x), generator, x.device)[:, None, None, None], x.flip(2, 3), x)
+        if x.shape[2] == x.shape[3]:
+            x = torch.where(_coins(len(x), generator, x.device)[:, None, None, None], x.rot90(1, (2, 3)), x)
     return x
 
 

@@ -103,6 +103,15 @@ def _class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
     return torch.tensor(len(labels) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
 
 
+def _finite(loss: float, epoch: int) -> float:
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"training diverged in epoch {epoch + 1}: the loss is no number",
+            fix="lower training.learning_rate; the last good checkpoint is kept",
+        )
+    return loss
+
+
 class _Trainer:
     def __init__(self, network: nn.Module, train: Part, norm: Standard, recipe: Recipe, compute: Compute) -> None:
         self.network = network.to(compute.device)
@@ -129,13 +138,7 @@ class _Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.peak * learning_rate(progress)
             total += self.step(rows, generator)
-        loss = float(total) / self.steps
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"training diverged in epoch {epoch + 1}: the loss is no number",
-                fix="lower training.learning_rate; the last good checkpoint is kept",
-            )
-        return loss
+        return _finite(float(total) / self.steps, epoch)
 
     def step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         x = self.pixels[rows].float() / 255
@@ -188,7 +191,7 @@ def fit(
             sample_with(network, None)
             logits = predict(network, val.images, norm, compute)
             row["val_balanced_accuracy"] = balanced_accuracy(val.labels, logits.argmax(1))
-            row["val_loss"] = balanced_loss(val.labels, logits)
+            row["val_loss"] = _finite(balanced_loss(val.labels, logits), epoch)
         progress = Progress(done, [*progress.history, row])
         if done % save_every == 0 or done == recipe.epochs:
             save_checkpoint(checkpoint, network, trainer.optimiser, progress)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 from sklearn.metrics import roc_auc_score
 
 Labels = NDArray[np.int64]
@@ -61,8 +61,19 @@ def bootstrap(truth: Labels, statistic: Callable[[Labels], float], seed: int = 0
     return float(low), float(high)
 
 
+def allowed_escapes(defects: int, escape_max: float) -> int:
+    """Most escapes among `defects` that still show, with 95 % one-sided confidence, an escape rate of `escape_max`.
+
+    Clopper and Pearson 1934. A threshold that just meets the limit on the images it was chosen on would miss it on
+    every second set of new ones. Where the images are too few to show it at all, no escape is allowed.
+    """
+    escapes = np.arange(defects)
+    upper = beta.ppf(0.95, escapes + 1, defects - escapes)
+    return max(0, int(np.count_nonzero(upper <= escape_max)) - 1)
+
+
 def operating_threshold(truth: Labels, reject_scores: NDArray[np.float64], good: int, escape_max: float) -> float:
-    """The largest threshold whose escape rate on these images is at most `escape_max`, which costs least overkill.
+    """The largest threshold, which costs least overkill, that lets at most `allowed_escapes` defects pass.
 
     A part is rejected when its reject score reaches the threshold. The threshold lies half-way between the score of
     the last defect it catches and the next lower score, so that rounding at the station does not decide.
@@ -71,10 +82,10 @@ def operating_threshold(truth: Labels, reject_scores: NDArray[np.float64], good:
         truth: (N,) class indices with at least one defect.
         reject_scores: (N,) 1 - p[good], in [0, 1].
         good: index of the good class.
-        escape_max: allowed share of defects below the threshold.
+        escape_max: the profile's limit on the share of defects that pass.
     """
     defects = np.sort(reject_scores[truth != good])
-    caught_last = defects[int(np.floor(escape_max * len(defects) + 1e-9))]
+    caught_last = defects[allowed_escapes(len(defects), escape_max)]
     below = reject_scores[reject_scores < caught_last]
     next_lower = below.max() if len(below) else 0.0
     return float(np.clip((caught_last + next_lower) / 2, 1e-6, 1 - 1e-6))

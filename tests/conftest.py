@@ -1,0 +1,44 @@
+"""One finished run of a tiny line, shared by the tests that look at what a run leaves."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from export.runtime.keys import new_key
+from tests.tiny import factory, make_images, make_line
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete run."""
+
+    profile: Path
+    images: Path
+    runs: Path
+    key: Path
+    document: dict[str, Any]
+    result: Result
+
+    @property
+    def bundle(self) -> Path:
+        return Path(self.document["bundle"])
+
+    def again(self, command: str, *options: str | Path) -> Result:
+        """Call one command of the line on the finished run."""
+        return factory(command, self.profile, "--runs", self.runs, *options)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Run a tiny line from pictures to bundle, once a session."""
+    folder = tmp_path_factory.mktemp("finished")
+    images = make_images(folder / "images")
+    profile = make_line(folder, images)
+    new_key(folder / "test.key")
+    result = factory("run", profile, "--runs", folder / "runs", "--key", folder / "test.key", "--json")
+    assert result.exit_code == 0, result.output
+    return Finished(profile, images, folder / "runs", folder / "test.key", json.loads(result.stdout), result)

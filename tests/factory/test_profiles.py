@@ -1,0 +1,194 @@
+from pathlib import Path
+
+import pytest
+
+from export.runtime.errors import UsageError
+from factory.profiles import SHIPPED, available, load_device, load_line
+
+LINE = """\
+[images]
+root = "pictures"
+
+[classes]
+labels = ["good", "scratch"]
+good = "good"
+
+[input]
+height = 32
+width = 48
+channels = 3
+
+[budget]
+device = "cpu-x86"
+latency_ms = 1
+size_mb = 0.5
+"""
+DEVICE = 'description = "a station"\nruntime = "onnxruntime-cpu"\nprecision = "fp32"\n'
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(folder: Path, text: str, name: str = "cells.toml") -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+def test_a_line_profile_is_read_with_its_defaults_and_its_root_beside_it(tmp_path: Path) -> None:
+    line, root = load_line(written(tmp_path / "lines", LINE, "cells-3.toml"))
+    assert (line.name, root) == ("cells-3", tmp_path / "lines" / "pictures")
+    assert (line.input.height, line.input.width, line.input.channels) == (32, 48, 3)
+    assert line.budget.latency_ms == 1.0
+    assert line.classes.labels == ("good", "scratch")
+    assert line.images.split == (0.6, 0.2, 0.2)
+    assert (line.training.swapout.first, line.training.swapout.last) == (1.0, 0.5)
+    assert not (line.training.augmentation.flip_horizontal or line.training.augmentation.quarter_turns)
+
+
+def test_an_absolute_root_stays_as_it_is(tmp_path: Path) -> None:
+    _, root = load_line(written(tmp_path / "lines", LINE.replace('"pictures"', f'"{tmp_path}/far"')))
+    assert root == tmp_path / "far"
+
+
+@pytest.mark.parametrize("path", sorted((SHIPPED / "lines").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_line_loads_and_names_a_shipped_device(path: Path) -> None:
+    line, root = load_line(path.stem)
+    assert line.name == path.stem
+    assert root.is_absolute()
+    assert load_device(line.budget.device).runtime.startswith("onnxruntime")
+
+
+@pytest.mark.parametrize("path", sorted((SHIPPED / "devices").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_device_loads(path: Path) -> None:
+    assert load_device(path.stem).name == path.stem
+
+
+def test_the_shipped_profiles_are_the_ones_the_project_promises() -> None:
+    assert "solar-cells" in available("lines")
+    assert set(available("devices")) == {"cpu-x86", "gpu-onnxruntime", "gpu-tensorrt", "rtx-station"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("latency_ms", "latncy_ms", "budget.latncy_ms: unknown key; did you mean 'latency_ms'?"),
+        ("[images]", "[imagse]", "imagse: unknown key; did you mean 'images'?"),
+        ("height = 32", "zzz = 32\nheight = 32", "input.zzz: unknown key; allowed here: height, width, channels"),
+        ("[budget]", "[training.swapout]\nfrist = 1.0\n[budget]", "training.swapout.frist: unknown key; did you mean"),
+        (
+            "latency_ms = 1",
+            'latency_ms = "1 ms"',
+            "budget.latency_ms: input should be a valid number, found '1 ms'",
+        ),
+        ("latency_ms = 1", "latency_ms = true", "budget.latency_ms: input should be a valid number, found True"),
+        ("height = 32", "height = 32.5", "input.height: input should be a valid integer, found 32.5"),
+        ("height = 32", "height = 8", "input.height: input should be greater than or equal to 16, found 8"),
+        ("height = 32", "height = 4096", "input.height: input should be less than or equal to 1024, found 4096"),
+        ("latency_ms = 1", "latency_ms = 0", "budget.latency_ms: input should be greater than 0, found 0"),
+        ("latency_ms = 1", "latency_ms = nan", "budget.latency_ms: input should be"),
+        ("size_mb = 0.5", "size_mb = inf", "budget.size_mb: input should be less than or equal to 1000"),
+        ("channels = 3", "channels = 4", "input.channels: input should be 1 or 3, found 4"),
+        ("size_mb = 0.5", "", "budget.size_mb: missing; this key is required"),
+        ('root = "pictures"', "", "images.root: missing; this key is required"),
+        ('root = "pictures"', 'root = "x"\nlayout = "folder"', "images.layout: input should be 'folders' or 'csv'"),
+        ('root = "pictures"', 'root = "x"\nsplit = [0.5, 0.5]', "images.split.2: missing"),
+        ('root = "pictures"', 'root = "x"\nsplit = [0.5, 0.4, 0.2]', "must each be above 0 and sum to 1"),
+        ('root = "pictures"', 'root = "x"\nsplit = [0.5, 0.5, 0]', "must each be above 0 and sum to 1"),
+        ('"good", "scratch"', '"good", "good"', "classes: labels must differ from each other"),
+        ('"good", "scratch"', '"good"', "classes.labels: "),
+        (
+            'good = "good"',
+            'good = "fine"',
+            "classes: good must be one of labels ['good', 'scratch']",
+        ),
+        (
+            'good = "good"',
+            'merge = { hole = "dent" }',
+            "classes: merge leads to ['dent'], which are not in labels ['good', 'scratch']",
+        ),
+        (
+            'good = "good"',
+            'merge = { hole = "good" }\ndrop = ["hole"]',
+            "classes: ['hole'] stand in merge and in drop",
+        ),
+        (
+            'good = "good"',
+            "[acceptance]\nescape_max = 0.05",
+            "acceptance.escape_max and overkill_max need classes.good",
+        ),
+        (
+            "[budget]",
+            "[search]\ncandidates = 20\npopulation = 30\n[budget]",
+            "search.population must not exceed search.candidates",
+        ),
+        ('device = "cpu-x86"', 'device = "../evil"', "budget.device: string should match pattern"),
+    ],
+)
+def test_a_wrong_line_profile_is_refused_by_file_key_and_what_is_allowed(
+    old: str, new: str, said: str, tmp_path: Path
+) -> None:
+    assert LINE.count(old) == 1
+    path = written(tmp_path, LINE.replace(old, new))
+    with pytest.raises(UsageError) as caught:
+        load_line(path)
+    assert f"{path} is not a valid profile" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_every_wrong_key_is_told_at_once(tmp_path: Path) -> None:
+    text = LINE.replace("height", "hight").replace("size_mb", "size_gb")
+    with pytest.raises(UsageError) as caught:
+        load_line(written(tmp_path, text))
+    for said in ("input.hight: unknown", "input.height: missing", "budget.size_gb: unknown", "budget.size_mb: missing"):
+        assert said in str(caught.value)
+
+
+def test_the_name_is_the_files_and_no_key(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"name: unknown key; a profile is named by its file, 'cells'"):
+        load_line(written(tmp_path, 'name = "other"\n' + LINE))
+    with pytest.raises(UsageError) as caught:
+        load_line(written(tmp_path, "[zzz]\n" + LINE))
+    assert "zzz: unknown key; allowed here: images, classes, input" in str(caught.value)
+
+
+def test_what_is_no_toml_is_told_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cells\.toml: not valid TOML: .*line 2"):
+        load_line(written(tmp_path, "[images]\nroot = pictures\n"))
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(UsageError, match=r"latin\.toml: cannot be read"):
+        load_line(str(tmp_path / "latin.toml"))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    written(tmp_path / "profiles" / "lines", LINE, "bottle-caps.toml")
+    with pytest.raises(UsageError, match=r"no line profile named 'botle-caps'.*did you mean 'bottle-caps'\?"):
+        load_line("botle-caps")
+    with pytest.raises(UsageError, match=r"no device profile named 'cpu-x68'.*did you mean 'cpu-x86'\?"):
+        load_device("cpu-x68")
+    with pytest.raises(UsageError, match=r"no profile at missing\.toml"):
+        load_line("missing.toml")
+
+
+def test_a_profile_of_the_working_folder_goes_before_a_shipped_one(tmp_path: Path) -> None:
+    written(tmp_path / "profiles" / "lines", LINE, "solar-cells.toml")
+    assert load_line("solar-cells")[0].input.width == 48
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("onnxruntime-cpu", "openvino", "runtime: input should be 'onnxruntime-cpu', 'onnxruntime-cuda'"),
+        ("fp32", "fp64", "precision: input should be 'fp32'"),
+        ("precision", "threads = 0\nprecision", "threads: input should be greater than or equal to 1, found 0"),
+        ("precision", "thread = 1\nprecision", "thread: unknown key; did you mean 'threads'?"),
+        ("precision", "compute_capabilities = [8.6]\nprecision", "compute_capabilities.0: input should be a valid str"),
+    ],
+)
+def test_a_wrong_device_profile_is_refused(old: str, new: str, said: str, tmp_path: Path) -> None:
+    written(tmp_path / "profiles" / "devices", DEVICE.replace(old, new), "bench.toml")
+    with pytest.raises(UsageError) as caught:
+        load_device("bench")
+    assert said in str(caught.value)
