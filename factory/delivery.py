@@ -22,7 +22,7 @@ from factory.swapout.network import Network
 from factory.training.acceptance import judge, threshold_for
 from factory.training.compute import Compute
 from factory.training.loop import Standard, predict
-from factory.workspace import write_atomic, write_json
+from factory.workspace import write_array, write_atomic, write_json
 
 MODEL: Final = "model.onnx"
 BENCH_ROUNDS: Final = 5
@@ -119,7 +119,7 @@ def accept(
         logits = infer(open_runner(model, plan, device), test.images)
         rows.append(judge(genome, line, test, logits, threshold).as_json())
         if number == 0:
-            np.save(folder / "logits.npy", logits)
+            write_array(folder / "logits.npy", logits)
             expected = predict(plain, test.images, norm, EXACT)
             parity = gate.compare(expected, logits, line.classes.labels, line.classes.good, threshold)
     write_json(folder / "acceptance.json", {"judged": rows, "parity": asdict(parity)})

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from export.runtime.errors import UsageError
 
@@ -64,6 +67,13 @@ def write_atomic(path: Path, data: bytes) -> None:
     finally:
         beside.unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a NumPy array atomically; numpy's own writer hides why it could not write."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

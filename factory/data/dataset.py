@@ -14,7 +14,7 @@ from factory.data.decode import Picture, Unreadable, decode_all
 from factory.data.index import SPLITS, Item, list_csv, list_folders
 from factory.data.split import leaks, parted_groups, split
 from factory.profiles import Classes, LineProfile
-from factory.workspace import read_json, write_json
+from factory.workspace import read_json, write_array, write_json
 
 UNREADABLE_LIMIT = 0.05  # more than this share of broken files points at a wrong folder or a broken copy
 
@@ -132,7 +132,7 @@ def prepare(
         }
         for p, label, part in zip(pictures, labels, splits, strict=True)
     ]
-    np.save(folder / "images.npy", np.stack([picture.pixels for picture in pictures]))
+    write_array(folder / "images.npy", np.stack([picture.pixels for picture in pictures]))
     write_json(folder / "index.json", index)
     write_json(folder / "check.json", report)
     return report

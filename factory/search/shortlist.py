@@ -22,8 +22,6 @@ from factory.training.full import recipe_of
 from factory.training.loop import Recipe, Standard, fit
 from factory.workspace import read_json, write_json
 
-DIFFERENT = 2  # parts (stem, stages) in which two networks of a shortlist differ at least
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -37,28 +35,25 @@ class Entry:
     history: list[dict[str, float | None]]
 
 
-def _difference(a: str, b: str) -> int:
-    one, two = a.split("-"), b.split("-")
-    return abs(len(one) - len(two)) + sum(x != y for x, y in zip(one, two, strict=False))
+def family(genome: str) -> tuple[int, tuple[str, ...]]:
+    """What makes two networks alike to the score: the stride of the stem and the kinds of block in order."""
+    parsed = parse(genome)
+    return parsed.stem_stride, tuple(stage.kind for stage in parsed.stages)
 
 
 def diverse(candidates: Sequence[Candidate], number: int) -> list[Candidate]:
-    """The best by score, skipping those that hardly differ from one already taken."""
-    taken: list[Candidate] = []
+    """The best by score of each family, the best families first: real training then decides between kinds."""
+    taken: dict[tuple[int, tuple[str, ...]], Candidate] = {}
     for item in candidates:
-        if item.swap > 0 and all(_difference(item.genome, other.genome) >= DIFFERENT for other in taken):
-            taken.append(item)
-        if len(taken) == number:
-            break
-    return taken
+        if item.swap > 0 and len(taken) < number:
+            taken.setdefault(family(item.genome), item)
+    return list(taken.values())
 
 
 def reference(pricing: Pricing) -> Genome | None:
-    """The plain residual network that uses most of the latency budget, or None if none keeps both budgets."""
+    """The plain residual network with most MACs that keeps both budgets, or None if none does."""
     priced = [(pricing.costs(genome), genome) for genome in plain_genomes(pricing.picture)]
-    fitting = [
-        (costs.latency_ms, costs.params, str(genome), genome) for costs, genome in priced if pricing.keeps(costs)
-    ]
+    fitting = [(costs.macs, costs.params, str(genome), genome) for costs, genome in priced if pricing.keeps(costs)]
     return max(fitting)[3] if fitting else None
 
 

@@ -2,16 +2,28 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from factory.spaces.plan import Block, Conv, Plan
 from factory.swapout.layer import Swapout
 from factory.swapout.network import Network, ResidualBlock
 
 
+class _DepthwiseConv2d(nn.Conv2d):
+    """Multiplies in float32 under autocast on a CPU, where the backward pass in bfloat16 takes several times longer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_cpu and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(input.float())
+        return super().forward(input)
+
+
 def _conv(conv: Conv, norm: bool) -> list[nn.Module]:
+    layer = nn.Conv2d if conv.groups == 1 else _DepthwiseConv2d
     layers: list[nn.Module] = [
-        nn.Conv2d(
+        layer(
             conv.channels_in,
             conv.channels_out,
             conv.kernel,

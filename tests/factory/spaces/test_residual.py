@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from factory.spaces import residual
@@ -145,6 +145,7 @@ def changes(one: Genome, two: Genome) -> int:
 @settings(deadline=None)
 @given(GENOMES, SEEDS, INPUTS)
 def test_a_mutation_changes_one_thing_within_the_space(genome: Genome, seed: int, picture: Input) -> None:
+    assume(fits_input(genome, picture))
     child = mutate(genome, np.random.default_rng(seed), picture)
     assert parse(str(child)) == child
     assert fits_input(child, picture)

@@ -1,0 +1,149 @@
+"""The delivered network beside its peers on one line: same images, same splits, same recipe, one frame each in turn.
+
+    python -m tests.benchmarks quality [LINE] [--runs DIR] [--lite-epochs N]
+
+The line must have been run. Stock networks get the line's own recipe without Swapout (they have no such layers); the
+pretrained one is fine-tuned at its own resolution with a tenth of the rate. Everything is judged by the same code on
+the same test images, each at its own threshold from validation, and timed interleaved with the delivered file.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.build.measure import measure
+from export.build.onnx import INPUT, OPSET, OUTPUT, FrameNetwork
+from factory.cost.latency import open_runner
+from factory.delivery import infer
+from factory.pipeline import Run
+from factory.profiles import load_line
+from factory.training.acceptance import judge, threshold_for
+from factory.training.full import recipe_of
+from factory.training.loop import Recipe, fit
+from factory.workspace import read_json, write_json
+from tests.benchmarks import peers
+
+ROUNDS, SECONDS = 5, 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the table."""
+
+    name: str
+    model: bytes
+    figures: dict[str, Any]
+    train_seconds: float
+
+
+def _export(network: nn.Module, run: Run) -> bytes:
+    """ONNX with batch-norm folded by the exporter; what a careful user would do with any torch network."""
+    size = run.line.input
+    module = FrameNetwork(network.float().cpu().eval(), run.norm.mean, run.norm.std).eval()
+    example = torch.zeros((2, size.height, size.width, size.channels), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _train(name: str, build: Callable[[], nn.Module], recipe: Recipe, run: Run, folder: Path) -> Row:
+    """Train one peer, or read it back, and judge it."""
+    done = folder / f"{name}.json"
+    if done.exists():
+        return Row(name, (folder / f"{name}.onnx").read_bytes(), **read_json(done))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = build()
+    start = time.monotonic()
+    fit(
+        network,
+        run.data.train,
+        run.data.val,
+        run.norm,
+        recipe,
+        run.compute,
+        folder / f"{name}.safetensors",
+        lambda p: print(f"  {name}: {p.epoch}/{recipe.epochs}  {p.history[-1]}", flush=True),
+    )
+    seconds = time.monotonic() - start
+    model = _export(network, run)
+    runner = open_runner(model, run.chosen.plan, run.device)
+    threshold = threshold_for(run.line, run.data.val, infer(runner, run.data.val.images))
+    figures = judge(name, run.line, run.data.test, infer(runner, run.data.test.images), threshold).as_json()
+    (folder / f"{name}.onnx").write_bytes(model)
+    write_json(done, {"figures": figures, "train_seconds": seconds})
+    return Row(name, model, figures, seconds)
+
+
+def _factory_rows(run: Run) -> list[Row]:
+    judged = read_json(run.accept_stage.path / "acceptance.json")["judged"]
+    names = ["factory, delivered", "plain reference"]
+    return [
+        Row(name, network.model, row, network.train.seconds)
+        for name, network, row in zip(names, run.networks, judged, strict=False)
+    ]
+
+
+def _percent(estimate: dict[str, float] | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f}-{100 * estimate['high']:.1f})"
+
+
+def table(rows: list[Row], run: Run) -> str:
+    """Markdown table with latencies measured now, all networks in turn."""
+    shape = run.picture
+    frame = np.random.default_rng(0).integers(0, 256, (1, shape.height, shape.width, shape.channels), np.uint8)
+    runners = [partial(open_runner, row.model, run.chosen.plan, run.device) for row in rows]
+    timed = measure(runners, frame, rounds=ROUNDS, seconds=SECONDS)
+    lines = [
+        "| network | balanced accuracy % | AUROC | escape % | overkill % | p50 ms | ratio | MB | training s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row, latency in zip(rows, timed, strict=True):
+        figures = row.figures
+        lines.append(
+            f"| {row.name} | {_percent(figures['balanced_accuracy'])} | {figures['auroc']['value']:.3f} "
+            f"| {_percent(figures['escape'])} | {_percent(figures['overkill'])} | {latency.p50:.3f} "
+            f"| {latency.p50 / timed[0].p50:.2f} | {len(row.model) / 1e6:.2f} | {row.train_seconds:.0f} |"
+        )
+    if run.line.classes.good is not None:
+        lines.append("| pass everything | 50.0 | 0.500 | 100 | 0 | 0 | 0 | 0 | 0 |")
+    return "\n".join(lines)
+
+
+def main(line: str = "solar-cells", runs: Path = Path("runs"), lite_epochs: int = 0) -> None:
+    """Train the peers (kept under `<runs>/<line>/peers`) and print the table."""
+    profile, root = load_line(line)
+    run = Run(profile, root, runs)
+    folder = runs / profile.name / "peers"
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = recipe_of(profile.training, profile.training.epochs)
+    size, classes = profile.input, run.classes
+    rows = _factory_rows(run)
+    for name in peers.STOCK:
+        rows.append(_train(name, partial(peers.stock, name, size.channels, classes), recipe, run, folder))
+    if lite_epochs:
+        gentle = replace(recipe, epochs=lite_epochs, learning_rate=recipe.learning_rate / 10)
+        rows.append(_train("efficientnet-lite0-pretrained", partial(peers.Pretrained, classes), gentle, run, folder))
+    print(table(rows, run))

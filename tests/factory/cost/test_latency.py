@@ -1,0 +1,137 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.runtime.errors import EnvironmentLacks
+from factory.cost import latency, table
+from factory.cost.latency import LatencyBook, LatencyModel, features, fit_latency, open_runner
+from factory.cost.probe import probe
+from factory.profiles import BudgetLimits, DeviceProfile, load_device
+from factory.spaces.plan import Input, Plan
+from factory.spaces.residual import parse, plan, random_genome
+from factory.workspace import read_json
+
+PICTURE = Input(24, 24, 1)
+DEVICE = DeviceProfile(name="bench", description="this machine", runtime="onnxruntime-cpu", precision="fp32")
+LAW = np.array([0.004, 0.03, 0.05, 0.2, 0.1, 0.01, 0.02, 0.07, 0.015])  # ms a unit of each feature
+
+
+def drawn(count: int, seed: int = 0) -> list[Plan]:
+    rng = np.random.default_rng(seed)
+    return [plan(random_genome(rng, PICTURE), PICTURE, 3) for _ in range(count)]
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for a moment only: these tests read what was measured, not how well."""
+    monkeypatch.setattr(latency, "SECONDS", 0.002)
+
+
+def test_the_fit_recovers_a_linear_law() -> None:
+    plans = drawn(40)
+    model = fit_latency(plans, [float(features(p) @ LAW) for p in plans])
+    for unseen in drawn(30, seed=1):
+        assert model.predict(unseen) == pytest.approx(features(unseen) @ LAW, rel=1e-3)
+    assert 0 <= model.margin < 0.02
+    assert model.median_error < 0.01
+
+
+def test_predictions_are_positive_and_the_margin_covers_nine_of_ten() -> None:
+    plans, rng = drawn(60), np.random.default_rng(0)
+    truth = [float(features(p) @ LAW * rng.lognormal(0, 0.2)) for p in plans]
+    model = fit_latency(plans, truth)
+    assert all(weight >= 0 for weight in model.weights)
+    assert all(model.predict(p) > 0 for p in drawn(200, seed=2))
+    assert all(model.upper(p) == pytest.approx(model.predict(p) * (1 + model.margin)) for p in plans)
+    unseen = drawn(300, seed=3)
+    covered = [features(p) @ LAW * rng.lognormal(0, 0.2) <= model.upper(p) for p in unseen]
+    assert 0.75 < np.mean(covered) < 0.99
+    assert 0.05 < model.median_error < 0.3  # half the errors of a spread of 20 % lie within 13.5 %
+
+
+def test_a_larger_network_is_never_predicted_faster() -> None:
+    model = LatencyModel(tuple(LAW), 0.1, 0.05)
+    small, *larger = (
+        plan(parse(f"stem_w8_s1-basic_w{w}_d{d}_k{k}_e{e}_s1-basic_w32_d1_k3_e1_s2"), PICTURE, 3)
+        for w, d, k, e in ((8, 1, 3, 1), (32, 1, 3, 1), (8, 2, 3, 1), (8, 1, 5, 1), (8, 1, 3, 2))
+    )
+    assert all(model.predict(other) > model.predict(small) for other in larger)
+
+
+class Ticks:
+    """Counts what was reported done."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+@pytest.mark.usefixtures("_quick")
+def test_the_book_measures_once_and_reads_back(tmp_path: Path) -> None:
+    plans, ticks = drawn(3), Ticks()
+    first = LatencyBook(tmp_path, DEVICE).measure(plans, ticks)
+    assert all(0 < ms < 1000 for ms in first)
+    (book,) = (tmp_path / "devices").iterdir()
+    written = book.read_bytes()
+    assert LatencyBook(tmp_path, DEVICE).measure(plans[::-1], ticks) == first[::-1]
+    assert book.read_bytes() == written
+    more = LatencyBook(tmp_path, DEVICE).measure([*plans[:2], *drawn(1, seed=9)], ticks)
+    assert more[:2] == first[:2]
+    assert len(read_json(book)["p50_ms"]) == 4
+    assert ticks.count == 9
+
+
+@pytest.mark.usefixtures("_quick")
+def test_another_device_has_a_book_of_its_own(tmp_path: Path) -> None:
+    described = DEVICE.model_copy(update={"description": "the same, in other words"})
+    threaded = DEVICE.model_copy(update={"threads": 2})
+    for device in (DEVICE, described, threaded):
+        LatencyBook(tmp_path, device).measure(drawn(1), lambda: None)
+    assert len(list((tmp_path / "devices").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["gpu-tensorrt", "rtx-station"])
+def test_a_device_of_another_kind_is_not_measured_here(name: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        EnvironmentLacks, match=rf"latency on device '{name}' cannot be measured on this machine.*cpu-x8"
+    ):
+        LatencyBook(tmp_path, load_device(name))
+
+
+def test_the_probe_runs_as_the_station_would_run_it() -> None:
+    shape = drawn(1)[0]
+    frames = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 1), np.uint8)
+    runner = open_runner(probe(shape), shape, DEVICE)
+    together = runner.infer(frames)
+    assert together.shape == (3, 3)
+    assert np.isfinite(together).all()
+    assert np.ptp(together, axis=0).max() > 0
+    np.testing.assert_allclose(np.concatenate([runner.infer(f[None]) for f in frames]), together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_the_table_is_measured_around_the_budget_fitted_and_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "MEASURED", 14)
+    monkeypatch.setattr(table, "SCOUTS", 4)
+    monkeypatch.setattr(table, "DRAWS", 400)
+    limits = BudgetLimits(device="bench", latency_ms=0.5, size_mb=1.0)
+
+    def measured(folder: Path, tick: Callable[[], None]) -> Sequence[dict[str, object]]:
+        folder.mkdir()
+        table.measure_table(PICTURE, 3, limits, LatencyBook(tmp_path / "runs", DEVICE), folder, tick)
+        model, document = table.load_table(folder)
+        for row in document["measured"]:
+            assert row["predicted_ms"] == round(model.predict(plan(parse(row["genome"]), PICTURE, 3)), 5)
+        rows: Sequence[dict[str, object]] = document["measured"]
+        return rows
+
+    ticks = Ticks()
+    rows = measured(tmp_path / "one", ticks)
+    assert len({row["genome"] for row in rows}) == len(rows) == ticks.count == 14
+    assert measured(tmp_path / "two", lambda: None) == rows  # all out of the book

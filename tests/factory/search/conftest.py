@@ -1,0 +1,31 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from factory.cost.latency import LatencyModel
+from factory.profiles import BudgetLimits
+from factory.search.candidate import Pricing
+from factory.search.pool import Scorer
+from factory.spaces.plan import Input
+
+PICTURE = Input(16, 16, 1)
+
+
+@pytest.fixture
+def pricing_of() -> Callable[..., Pricing]:
+    """Prices by a latency law that is known, for 16 x 16 grey pictures of two classes."""
+
+    def build(latency_ms: float = 0.3, size_mb: float = 0.1) -> Pricing:
+        law = LatencyModel((0.004, 0.03, 0.05, 0.2, 0.1, 0.01, 0.02, 0.07, 0.015), 0.25, 0.1)
+        limits = BudgetLimits.model_construct(device="bench", latency_ms=latency_ms, size_mb=size_mb)
+        return Pricing(PICTURE, 2, limits, law)
+
+    return build
+
+
+@pytest.fixture
+def scorer() -> Scorer:
+    """Scores by twelve noise pictures."""
+    images = torch.randn(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    return Scorer(images, classes=2, seed=0, repeats=1)

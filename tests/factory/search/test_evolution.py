@@ -1,0 +1,138 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.runtime.errors import GateError
+from factory.profiles import SearchSettings
+from factory.score.swap import SizeRegulariser, swap_score
+from factory.search import evolution
+from factory.search.candidate import Candidate, Pricing, ranked
+from factory.search.evolution import ask, evolve
+from factory.search.pool import Pool, Scorer, pool
+from factory.search.space import smallest_genomes
+from factory.search.state import open_state
+from factory.spaces.network import build
+from factory.spaces.residual import parse, plan
+
+PricingOf = Callable[..., Pricing]
+SETTINGS = SearchSettings(candidates=60, population=12, samples=8, repeats=1, workers=1)
+SIZE = SizeRegulariser(mu=20.0, sigma=100.0)
+
+
+@pytest.fixture
+def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolution, "TRIES", 300)
+
+
+class Interrupted(Exception):  # noqa: N818
+    pass
+
+
+def evolved(
+    path: Path, pricing: Pricing, scorer: Scorer, settings: SearchSettings = SETTINGS, stop: int | None = None
+) -> list[Candidate]:
+    """Search with the state at `path`; with `stop`, until that many candidates are counted."""
+
+    def tick(done: int) -> None:
+        if stop is not None and done >= stop:
+            raise Interrupted
+
+    with open_state(path) as state, pool(scorer, settings.workers) as workers:
+        return evolve(settings, pricing, SIZE, workers, state, tick)
+
+
+def test_every_candidate_is_new_keeps_the_budgets_and_is_what_it_says(
+    tmp_path: Path, pricing_of: PricingOf, scorer: Scorer
+) -> None:
+    pricing = pricing_of()
+    found = evolved(tmp_path / "s", pricing, scorer)
+    assert len({c.genome for c in found}) == len(found) == 60
+    for c in found:
+        costs = pricing.costs(parse(c.genome))
+        assert (c.params, c.size_mb, c.macs, c.latency_ms) == (
+            costs.params,
+            costs.size_mb,
+            costs.macs,
+            costs.latency_ms,
+        )
+        assert costs.size_mb <= 0.1
+        assert c.latency_ms * 1.25 <= 0.3
+        assert c.score == pytest.approx(c.swap * SIZE.factor(c.params))
+    c = found[7]
+    score = swap_score(lambda: build(plan(parse(c.genome), pricing.picture, 2)), scorer.images, 0, 1)
+    assert score is not None
+    assert (c.swap, c.saturation) == (score.swap, score.saturation)
+
+
+def test_the_search_improves_on_drawing_at_random(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:
+    settings = SETTINGS.model_copy(update={"candidates": 120})
+    found = evolved(tmp_path / "s", pricing_of(), scorer, settings)
+    first, last = ([c.score for c in part] for part in (found[:12], found[-36:]))
+    assert np.median(last) > np.median(first)
+    assert max(last) >= max(first)
+
+
+def test_the_same_seed_finds_the_same_and_another_seed_others(
+    tmp_path: Path, pricing_of: PricingOf, scorer: Scorer
+) -> None:
+    one = evolved(tmp_path / "1", pricing_of(), scorer)
+    assert evolved(tmp_path / "2", pricing_of(), scorer) == one
+    other = evolved(tmp_path / "3", pricing_of(), scorer, SETTINGS.model_copy(update={"seed": 1}))
+    assert {c.genome for c in other} != {c.genome for c in one}
+
+
+@pytest.mark.parametrize("stops", [(1,), (24,), (37,), (60,), (5, 13, 13, 48)])
+def test_an_interrupted_search_ends_as_an_uninterrupted_one(
+    stops: tuple[int, ...], tmp_path: Path, pricing_of: PricingOf, scorer: Scorer
+) -> None:
+    for stop in stops:
+        with pytest.raises(Interrupted):
+            evolved(tmp_path / "stopped", pricing_of(), scorer, stop=stop)
+    with open_state(tmp_path / "stopped") as state:
+        generations, kept = state.restore(np.random.default_rng())
+    assert len(kept) == 12 * generations == 12 * ((stops[-1] - 1) // 12)
+    assert evolved(tmp_path / "stopped", pricing_of(), scorer) == evolved(tmp_path / "whole", pricing_of(), scorer)
+
+
+def test_a_search_that_is_done_asks_for_nothing_more(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:
+    found = evolved(tmp_path / "s", pricing_of(), scorer)
+    ticks: list[int] = []
+    with open_state(tmp_path / "s") as state:
+        again = evolve(SETTINGS, pricing_of(), SIZE, Pool(scorer, None), state, ticks.append)
+    assert again == found
+    assert ticks == [60]
+
+
+def test_progress_counts_every_candidate_once(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:
+    ticks: list[int] = []
+    with open_state(tmp_path / "s") as state:
+        evolve(SETTINGS, pricing_of(), SIZE, Pool(scorer, None), state, ticks.append)
+    assert sorted(set(ticks)) == list(range(61))
+    assert ticks == sorted(ticks)
+
+
+@pytest.mark.usefixtures("_few_tries")
+def test_budgets_that_nothing_keeps_are_a_gate(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:
+    with pytest.raises(GateError, match="no network of the space keeps the budgets") as caught:
+        evolved(tmp_path / "s", pricing_of(latency_ms=1e-6), scorer)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.usefixtures("_few_tries")
+def test_budgets_that_only_the_least_networks_keep_still_give_candidates(pricing_of: PricingOf) -> None:
+    least = min(pricing_of().costs(genome).size_mb for genome in smallest_genomes(pricing_of()))
+    pricing = pricing_of(latency_ms=100, size_mb=least)
+    asked = ask([], 12, pricing, 12, np.random.default_rng(0))
+    assert asked
+    assert all(pricing.keeps(new.costs) for new in asked)
+
+
+def test_a_degenerate_network_is_told_but_never_chosen(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:
+    blind = Scorer(torch.zeros_like(scorer.images), 2, 0, 1)
+    found = evolved(tmp_path / "s", pricing_of(), blind)
+    assert len(found) == 60
+    assert {(c.swap, c.saturation, c.score) for c in found} == {(0.0, 0.0, 0.0)}
+    assert [c.genome for c in ranked(found)] == sorted(c.genome for c in found)

@@ -1,0 +1,126 @@
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.runtime.errors import GateError
+from factory.data.dataset import Dataset, Part
+from factory.profiles import SearchSettings
+from factory.search.candidate import Pricing, pareto, ranked
+from factory.search.pool import Scorer, pool
+from factory.search.run import load_search, regulariser, score_images, search
+from factory.search.space import survey
+from factory.spaces.residual import parse, random_genome
+from factory.training.loop import Standard, standard
+
+PricingOf = Callable[..., Pricing]
+DataOf = Callable[..., Dataset]
+
+
+def searched(folder: Path, pricing: Pricing, data: Dataset, workers: int) -> bytes:
+    folder.mkdir()
+    settings = SearchSettings(candidates=30, population=10, samples=8, repeats=2, workers=workers)
+    search(settings, pricing, data.train, standard(data.train.images), folder, lambda _: None)
+    assert [path.name for path in folder.iterdir()] == ["search.json"]
+    return (folder / "search.json").read_bytes()
+
+
+def test_two_processes_find_what_one_finds_to_the_last_bit(
+    tmp_path: Path, pricing_of: PricingOf, data_of: DataOf
+) -> None:
+    data = data_of(side=16)
+    one = searched(tmp_path / "1", pricing_of(), data, workers=1)
+    assert searched(tmp_path / "2", pricing_of(), data, workers=2) == one
+    document = json.loads(one)
+    candidates, front, size = load_search(tmp_path / "1")
+    assert document["evaluated"] == len(candidates) == 30
+    assert candidates == ranked(candidates)
+    assert front == pareto(candidates)
+    assert size == regulariser(survey(pricing_of()))
+
+
+def test_scores_come_in_the_order_asked(scorer: Scorer, pricing_of: PricingOf) -> None:
+    rng = np.random.default_rng(0)
+    genomes = [str(random_genome(rng, pricing_of().picture)) for _ in range(6)]
+    torch.set_num_threads(2)
+    with pool(scorer, 1) as workers:
+        together = list(workers.map(genomes))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert together == [scorer(genome) for genome in genomes]
+    assert len({score.swap for score in together if score}) > 3
+
+
+def test_budgets_out_of_reach_are_a_gate_that_names_the_tightest(
+    tmp_path: Path, pricing_of: PricingOf, data_of: DataOf
+) -> None:
+    with pytest.raises(GateError, match=r"found latency_ms is the tightest: the limit is 0\.001, the least") as caught:
+        searched(tmp_path / "a", pricing_of(latency_ms=0.001), data_of(side=16), workers=1)
+    assert caught.value.exit_code == 1
+    with pytest.raises(GateError, match=r"size_mb is the tightest: the limit is 1e-05, the least"):
+        searched(tmp_path / "b", pricing_of(size_mb=1e-5), data_of(side=16), workers=1)
+
+
+def test_the_survey_reports_what_the_space_offers(pricing_of: PricingOf) -> None:
+    report = survey(pricing_of())
+    everything = (*report.sample, *report.smallest)
+    document = report.as_json()
+    assert document["satisfiable"] is True
+    kept = [c.size_mb <= 0.1 and c.latency_ms * 1.25 <= 0.3 for c in report.sample]
+    assert document["feasible_share"] == sum(kept) / len(kept)
+    assert 0 < sum(kept) < len(kept)
+    sizes = document["quantities"]["size_mb"]
+    assert sizes == {
+        "min": min(c.size_mb for c in everything),
+        "median": float(np.median([c.size_mb for c in everything])),
+        "max": max(c.size_mb for c in everything),
+        "limit": 0.1,
+    }
+    assert document["quantities"]["latency_ms"]["limit"] == 0.3
+    assert document["quantities"]["mmacs"]["limit"] is None
+    assert document["genomes"] > 10**9
+    assert survey(pricing_of()) == report
+
+
+def test_nothing_of_the_space_is_smaller_than_its_smallest(pricing_of: PricingOf) -> None:
+    report = survey(pricing_of(), seed=5)
+    assert min(c.size_mb for c in report.smallest) <= min(c.size_mb for c in report.sample)
+    assert min(c.latency_ms for c in report.smallest) <= min(c.latency_ms for c in report.sample)
+
+
+def test_the_regulariser_aims_at_the_largest_network_that_fits(pricing_of: PricingOf) -> None:
+    report = survey(pricing_of())
+    fitting = [c.params for c in (*report.sample, *report.smallest) if pricing_of().keeps(c)]
+    size = regulariser(report)
+    assert size.mu * 1000 == pytest.approx(max(fitting))
+    assert size.factor(max(fitting)) == pytest.approx(1)
+    assert size.factor(max(fitting) // 2) == pytest.approx(np.exp(-1), rel=1e-2)
+
+
+def test_scores_are_drawn_from_all_classes_in_turn(data_of: DataOf) -> None:
+    whole = data_of(train=60, classes=3, side=16).train
+    rare = np.flatnonzero((whole.labels != 2) | (np.arange(60) < 9))  # three of the third class are left
+    train = Part(whole.images[rare], whole.labels[rare], (), ())
+    norm = Standard((0.25,), (0.5,))
+    images = score_images(train, norm, 15, seed=0)
+    assert images.shape == (15, 1, 16, 16)
+    known = {((picture / 255 - 0.25) / 0.5).astype(np.float32).tobytes(): int(label)
+             for picture, label in zip(train.images.astype(np.float32), train.labels, strict=True)}  # fmt: skip
+    labels = [known[np.ascontiguousarray(image.permute(1, 2, 0).numpy()).tobytes()] for image in images]
+    assert Counter(labels) == {0: 6, 1: 6, 2: 3}
+    assert len({image.numpy().tobytes() for image in images}) == 15
+    assert torch.equal(images, score_images(train, norm, 15, seed=0))
+    assert not torch.equal(images, score_images(train, norm, 15, seed=1))
+    assert len(score_images(train, norm, 64, seed=0)) == len(train.labels)
+
+
+def test_pricing_holds_both_budgets_with_the_margin_of_latency(pricing_of: PricingOf) -> None:
+    costs = pricing_of().costs(parse("stem_w8_s2-basic_w8_d1_k3_e1_s1-basic_w16_d1_k3_e1_s2"))
+    assert costs.latency_upper_ms == pytest.approx(1.25 * costs.latency_ms)
+    assert pricing_of(costs.latency_upper_ms, costs.size_mb).keeps(costs)
+    assert not pricing_of(costs.latency_ms, costs.size_mb).keeps(costs)
+    assert not pricing_of(costs.latency_upper_ms, 0.999 * costs.size_mb).keeps(costs)
