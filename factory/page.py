@@ -79,8 +79,12 @@ def _mistakes(
     test, labels = results.data.test, results.line.classes.labels
     wrong = [i for i in range(len(decided)) if decided[i] != labels[test.labels[i]]]
     wrong.sort(key=lambda i: -distance[i])
+    escapes = [i for i in wrong if decided[i] == results.line.classes.good]
+    others = [i for i in wrong if decided[i] != results.line.classes.good]
+    half = page.MOST_MISTAKES // 2  # a missed defect is feared most, but must not push all others off the page
+    shown = escapes[:half] + others + escapes[half:]
     return [
-        m.Mistake(test.images[i], labels[test.labels[i]], decided[i], float(scores[i]), test.paths[i]) for i in wrong
+        m.Mistake(test.images[i], labels[test.labels[i]], decided[i], float(scores[i]), test.paths[i]) for i in shown
     ]
 
 

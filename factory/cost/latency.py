@@ -25,7 +25,7 @@ from factory.spaces.plan import Op, Plan, graph
 from factory.workspace import digest, read_json, sha256, write_json
 
 ROUNDS: Final = 3
-SECONDS: Final = 0.08
+SECONDS: Final = 0.05
 LANES: Final = 16  # float32 lanes of the widest vector unit: convolutions are padded to them
 CROSS_VALIDATION: Final = 8
 

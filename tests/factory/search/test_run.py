@@ -52,7 +52,7 @@ def test_scores_come_in_the_order_asked(scorer: Scorer, pricing_of: PricingOf) -
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     assert together == [scorer(genome) for genome in genomes]
-    assert len({score.swap for score in together if score}) > 3
+    assert len({score.swap for score in together if score}) > 2
 
 
 def test_budgets_out_of_reach_are_a_gate_that_names_the_tightest(

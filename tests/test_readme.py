@@ -1,0 +1,85 @@
+"""Every command of the README runs as it stands, and every command of the tool stands in the README."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from click import Group
+
+from export.runtime.cli import main as station
+from factory.cli import main
+from tests.conftest import Finished
+from tests.tiny import factory, make_images
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(mark: str) -> list[list[str]]:
+    """The commands of the blocks that follow a mark."""
+    blocks = re.findall(rf"<!-- test: {mark} -->\n```console\n(.*?)```", README, re.DOTALL)
+    return [[line.split("#")[0].strip() for line in block.splitlines() if line.strip()] for block in blocks]
+
+
+def test_every_console_block_is_run_by_a_test() -> None:
+    assert README.count("```console") == len(_blocks("line")) + len(_blocks("station")) + 1  # the last is of make
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    for target in re.findall(r"\bmake (\w+)", README):
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_commands_of_a_new_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    make_images(tmp_path / "pictures", side=32)
+    commands = [command for block in _blocks("line") for command in block]
+    assert commands
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        assert name == "factory"
+        result = factory(*arguments)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+        if arguments[0] == "init":  # what the user is told to do next: read it, and change it to taste
+            profile = tmp_path / "profiles" / "lines" / "my-line.toml"
+            text = profile.read_text().replace("candidates = 600", "candidates = 24\npopulation = 12\nworkers = 1")
+            text = re.sub(r"\nepochs = \d+", "\nepochs = 10", re.sub(r"short_epochs = \d+", "short_epochs = 1", text))
+            profile.write_text(text.replace("batch = 32", "batch = 8").replace("shortlist = 4", "shortlist = 1"))
+
+
+def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [command for block in _blocks("station") for command in block]
+    assert commands
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        assert name == "station"
+        real = {
+            "BUNDLE": str(finished.bundle),
+            "pictures": str(finished.images),
+            "signing.key.pub": f"{finished.key}.pub",
+        }
+        assert station([real.get(argument, argument) for argument in arguments]) == 0, capsys.readouterr()
+
+
+def _commands(group: Group, prefix: str) -> list[tuple[str, str | None]]:
+    found = []
+    for name, command in group.commands.items():
+        if isinstance(command, Group):
+            found += _commands(command, f"{prefix} {name}")
+        else:
+            found.append((f"{prefix} {name}", command.help))
+    return found
+
+
+def test_every_command_has_help_and_stands_in_the_readme() -> None:
+    for name, text in _commands(main, "factory"):
+        assert text, name
+        assert name in README, name
+
+
+def test_files_that_the_readme_links_to_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
