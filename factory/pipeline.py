@@ -180,7 +180,7 @@ class Run:
     @cached_property
     def reference(self) -> Delivered | None:
         """The plain residual network of the same budgets, trained the same way; None if none fits or it is chosen."""
-        genome = plain_reference(self.pricing)
+        genome = plain_reference(self.pricing, self.book)
         return None if genome is None or str(genome) == self.chosen.genome else self._deliver(str(genome))
 
     @cached_property

@@ -22,6 +22,8 @@ from factory.training.full import recipe_of
 from factory.training.loop import Recipe, Standard, fit
 from factory.workspace import read_json, write_json
 
+NEAR = 1.5  # a plain network predicted to be this much slower than the budget is not worth measuring
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -50,11 +52,20 @@ def diverse(candidates: Sequence[Candidate], number: int) -> list[Candidate]:
     return list(taken.values())
 
 
-def reference(pricing: Pricing) -> Genome | None:
-    """The plain residual network with most MACs that keeps both budgets, or None if none does."""
+def reference(pricing: Pricing, book: LatencyBook) -> Genome | None:
+    """The plain residual network with most MACs that keeps both budgets when measured, or None if none does."""
     priced = [(pricing.costs(genome), genome) for genome in plain_genomes(pricing.picture)]
-    fitting = [(costs.macs, costs.params, str(genome), genome) for costs, genome in priced if pricing.keeps(costs)]
-    return max(fitting)[3] if fitting else None
+    limits = pricing.limits
+    near = [
+        (costs.macs, str(genome), genome)
+        for costs, genome in priced
+        if costs.size_mb <= limits.size_mb and costs.latency_ms <= NEAR * limits.latency_ms
+    ]
+    for _, _, genome in sorted(near, reverse=True):
+        measured = book.measure([plan(genome, pricing.picture, pricing.classes)], lambda: None)[0]
+        if measured <= limits.latency_ms:
+            return genome
+    return None
 
 
 def within_budget(
@@ -117,7 +128,7 @@ def shortlist(
     for item, latency in within_budget(best, number, pricing, book, lambda: None):
         entries.append(("candidate", item))
         measured[item.genome] = latency
-    plain = reference(pricing)
+    plain = reference(pricing, book)
     if plain is not None and str(plain) not in measured:
         torch.set_num_threads(1)
         entries.append(("reference", candidate(plain, pricing.costs(plain), scorer(str(plain)), size)))

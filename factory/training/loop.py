@@ -173,6 +173,7 @@ def fit(
         DivergedError: if the loss is not finite.
     """
     torch.set_num_threads(compute.threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     trainer = _Trainer(network, train, norm, recipe, compute)
     progress = Progress(0, [])
     if checkpoint.exists():

@@ -88,7 +88,7 @@ def operating_threshold(truth: Labels, reject_scores: NDArray[np.float64], good:
     caught_last = defects[allowed_escapes(len(defects), escape_max)]
     below = reject_scores[reject_scores < caught_last]
     next_lower = below.max() if len(below) else 0.0
-    return float(np.clip((caught_last + next_lower) / 2, 1e-6, 1 - 1e-6))
+    return float(np.clip((caught_last + next_lower) / 2, np.finfo(np.float64).tiny, np.nextafter(1, 0)))
 
 
 def escape(truth: Labels, rejected: NDArray[np.bool_], good: int) -> Estimate:
