@@ -37,19 +37,21 @@ class FrameNetwork(nn.Module):
         return self.network((x - self.pixel_mean) * self.pixel_scale)  # type: ignore[no-any-return]
 
 
-def export(network: nn.Module, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int, int]) -> bytes:
-    """Return the serialised model, with dynamic batch, the same bytes for the same weights.
+def convert(
+    network: nn.Module, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int, int]
+) -> onnx.ModelProto:
+    """Return the ONNX model of any network behind the camera's frame, with dynamic batch.
 
     Args:
-        network: collapsed, float32, from normalised (N, C, H, W) to logits.
+        network: from normalised (N, C, H, W) to logits.
         mean: of the training pixels, a value a channel, in [0, 1].
         std: of the training pixels, likewise.
         shape: height, width, channels of the frame.
 
     Raises:
-        GateError: if the graph holds an operation a collapsed network must not have.
+        GateError: if torch gives no program.
     """
-    module = FrameNetwork(network.float().eval(), mean, std).eval()
+    module = FrameNetwork(network.float().cpu().eval(), mean, std).eval()
     example = torch.zeros((2, *shape), dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own internals
@@ -67,7 +69,18 @@ def export(network: nn.Module, mean: Sequence[float], std: Sequence[float], shap
         )
     if program is None:
         raise GateError("torch exported no program", fix="report this with the network's genome")
-    return _strip(program.model_proto)
+    return program.model_proto
+
+
+def export(network: nn.Module, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int, int]) -> bytes:
+    """Return the serialised model of a collapsed network, the same bytes for the same weights.
+
+    Takes what `convert` takes.
+
+    Raises:
+        GateError: if the graph holds an operation a collapsed network must not have.
+    """
+    return _strip(convert(network, mean, std, shape))
 
 
 def _strip(model: onnx.ModelProto) -> bytes:

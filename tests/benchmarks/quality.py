@@ -8,7 +8,6 @@ the same test images, each at its own threshold from validation, and timed inter
 """
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 from torch import nn
 
 from export.build.measure import measure
-from export.build.onnx import INPUT, OPSET, OUTPUT, FrameNetwork
+from export.build.onnx import convert
 from factory.cost.latency import open_runner
 from factory.delivery import infer
 from factory.pipeline import Run
@@ -44,28 +43,6 @@ class Row:
     train_seconds: float
 
 
-def _export(network: nn.Module, run: Run) -> bytes:
-    """ONNX with batch-norm folded by the exporter; what a careful user would do with any torch network."""
-    size = run.line.input
-    module = FrameNetwork(network.float().cpu().eval(), run.norm.mean, run.norm.std).eval()
-    example = torch.zeros((2, size.height, size.width, size.channels), dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    return bytes(program.model_proto.SerializeToString())
-
-
 def _train(name: str, build: Callable[[], nn.Module], recipe: Recipe, run: Run, folder: Path) -> Row:
     """Train one peer, or read it back, and judge it."""
     done = folder / f"{name}.json"
@@ -86,7 +63,8 @@ def _train(name: str, build: Callable[[], nn.Module], recipe: Recipe, run: Run, 
         lambda p: print(f"  {name}: {p.epoch}/{recipe.epochs}  {p.history[-1]}", flush=True),
     )
     seconds = time.monotonic() - start
-    model = _export(network, run)
+    size = run.line.input
+    model = convert(network, run.norm.mean, run.norm.std, (size.height, size.width, size.channels)).SerializeToString()
     runner = open_runner(model, run.chosen.plan, run.device)
     threshold = threshold_for(run.line, run.data.val, infer(runner, run.data.val.images))
     figures = judge(name, run.line, run.data.test, infer(runner, run.data.test.images), threshold).as_json()
