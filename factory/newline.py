@@ -9,11 +9,12 @@ import numpy as np
 
 from export.runtime import image
 from export.runtime.errors import ImageRefused, UsageError
-from factory.data.index import Item, list_csv, list_folders, split_folders
+from factory.data.index import Item, list_csv, list_folders
 from factory.profiles import NAME, load_device, load_line
 from factory.workspace import write_atomic
 
 LOOKED_AT: Final = 60  # pictures opened to guess size and colour
+LIST: Final = "labels.csv"
 SIDES: Final = (32, 48, 64, 96, 128)
 
 TEMPLATE: Final = """\
@@ -110,10 +111,9 @@ def write_profile(name: str, images: Path, good: str | None, device: str) -> Pat
     path = Path("profiles") / "lines" / f"{name}.toml"
     if path.exists():
         raise UsageError(f"{path} exists already", fix="edit it, delete it, or choose another name")
-    lists = sorted(images.glob("*.csv")) if images.is_dir() else []
-    folders = not lists or any(p.is_dir() and (p / "").glob("*") for p in split_folders(images).values())
-    items = list_folders(images) if folders else list_csv(images, lists[0].name)
-    text = _text(name, images, items, good, device, None if folders else lists[0].name)
+    listed = (images / LIST).is_file()
+    items = list_csv(images, LIST) if listed else list_folders(images)
+    text = _text(name, images, items, good, device, LIST if listed else None)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.encode())
     load_line(str(path))

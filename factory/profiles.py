@@ -3,8 +3,9 @@
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -188,6 +189,29 @@ def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     return [name for name in model.model_fields if name != "name"]  # which the file's name fills in
 
 
+def _bounds(metadata: Sequence[Any]) -> str:
+    """The range that a field's constraints leave, such as "> 0 and <= 1000"; empty if it has none."""
+    signs = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+    found = [f"{sign} {getattr(item, name):g}" for item in metadata for name, sign in signs if hasattr(item, name)]
+    return " and ".join(dict.fromkeys(found))
+
+
+def _allowed(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """The allowed range of the number at `path`, for the message."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return ""
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+            continue
+        inner = [meta for argument in get_args(field.annotation) for meta in getattr(argument, "__metadata__", ())]
+        found = [meta for item in (*field.metadata, *inner) for meta in (*getattr(item, "metadata", ()), item)]
+        bounds = _bounds(found)
+        return f" (allowed: {bounds})" if bounds else ""
+    return ""
+
+
 def _explain(error: Any, model: type[BaseModel]) -> str:
     path = tuple(error["loc"])
     key = ".".join(map(str, path)) or "profile"
@@ -200,7 +224,8 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         return f"{key}: missing; this key is required"
     if error["type"] == "value_error":
         return f"{key}: {error['ctx']['error']}"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, found {error['input']!r}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key}: {message}{_allowed(model, path)}, found {error['input']!r}"
 
 
 def _read(path: Path, model: type[Profile]) -> Profile:

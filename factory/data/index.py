@@ -42,9 +42,23 @@ def _require_folder(root: Path) -> None:
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folders of `root` that are named after a split, by split; empty when the layout has none."""
-    found = {_ALIASES.get(path.name.lower(), path.name.lower()): path for path in _folders(root)}
-    return {name: found[name] for name in SPLITS if name in found} if "train" in found else {}
+    """The folders of `root` that are named after a split, by split; empty when the layout has none.
+
+    Raises:
+        UsageError: if a folder beside `train` is no split, or two are the same split: their images would be lost.
+    """
+    folders = [(_ALIASES.get(path.name.lower(), path.name.lower()), path) for path in _folders(root)]
+    found = dict(folders)
+    if "train" not in found:
+        return {}
+    if len(found) < len(folders) or not set(found) <= set(SPLITS):
+        raise UsageError(
+            f"{root} mixes splits with other folders",
+            expected="only train, val and test, each once",
+            found=", ".join(path.name for _, path in folders),
+            fix="move or rename the others",
+        )
+    return {name: found[name] for name in SPLITS if name in found}
 
 
 def list_folders(root: Path) -> list[Item]:

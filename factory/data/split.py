@@ -85,7 +85,7 @@ def split(
         seed: of the shuffle.
 
     Raises:
-        UsageError: if only some pictures have a split, if test images are missing, or if the given splits leak.
+        UsageError: if only some pictures have a split, or if train or test images are missing.
     """
     if all(part is None for part in given):
         parts = _assign(labels, _clusters(groups, contents), shares, seed)

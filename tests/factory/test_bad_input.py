@@ -218,3 +218,24 @@ def test_ctrl_c_in_a_stage_stops_with_one_line_and_the_same_command_goes_on(
         assert again.stderr is not None
         assert "resuming" in next(line for line in again.stderr if line.startswith(f"{stage}: "))
         again.kill()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("latency_ms = 1.0", "latency_ms = -1", ("budget.latency_ms", "> 0 and <= 10000", "-1")),
+        ("latency_ms = 1.0", 'latency_ms = "1 ms"', ("budget.latency_ms", "> 0 and <= 10000", "1 ms")),
+        ("height = 24", "height = 5000", ("input.height", ">= 16 and <= 1024", "5000")),
+    ],
+)
+def test_impossible_values_name_the_allowed_range(tmp_path: Path, old: str, new: str, words: tuple[str, ...]) -> None:
+    profile = make_line(tmp_path, tmp_path)
+    profile.write_text(profile.read_text().replace(old, new))
+    _refused(_check(profile, tmp_path), 2, str(profile), *words)
+
+
+def test_folders_beside_the_splits_are_not_silently_lost(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for split in ("train", "test", "more"):
+        make_images(images / split, 8)
+    _refused(_check(make_line(tmp_path, images), tmp_path), 2, "mixes splits with other folders", "more")

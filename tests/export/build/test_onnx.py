@@ -1,4 +1,5 @@
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -23,8 +24,11 @@ EVERY_KIND = "stem_w8_s2-basic_w8_d2_k3_e2_s1-bottle_w16_d2_k5_e2_s2-mb_w16_d2_k
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @cache

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,19 +8,20 @@ import torch
 
 from export.runtime.errors import GateError
 from factory.profiles import SearchSettings
-from factory.score.swap import SizeRegulariser, swap_score
+from factory.score.swap import SizeRegulariser, SwapScore, swap_score
 from factory.search import evolution
-from factory.search.candidate import Candidate, Pricing, ranked
+from factory.search.candidate import Candidate, Pricing, candidate, ranked
 from factory.search.evolution import ask, evolve
 from factory.search.pool import Pool, Scorer, pool
 from factory.search.space import smallest_genomes
 from factory.search.state import open_state
 from factory.spaces.network import build
-from factory.spaces.residual import parse, plan
+from factory.spaces.residual import parse, plan, random_genome
 
 PricingOf = Callable[..., Pricing]
 SETTINGS = SearchSettings(candidates=60, population=12, samples=8, repeats=1, workers=1)
 SIZE = SizeRegulariser(mu=20.0, sigma=100.0)
+FLAT = SizeRegulariser(mu=0.0, sigma=1e12)
 
 
 @pytest.fixture
@@ -128,6 +130,21 @@ def test_budgets_that_only_the_least_networks_keep_still_give_candidates(pricing
     asked = ask([], 12, pricing, 12, np.random.default_rng(0))
     assert asked
     assert all(pricing.keeps(new.costs) for new in asked)
+
+
+def test_children_descend_from_the_better_part_of_the_population(pricing_of: PricingOf) -> None:
+    """The winner of three comes from the best third in 1 - (2/3)^3 = 70 % of tournaments, if the best wins."""
+    pricing, rng = pricing_of(latency_ms=100, size_mb=100), np.random.default_rng(0)
+    drawn = [random_genome(rng, pricing.picture) for _ in range(30)]
+    told = []
+    for i, genome in enumerate(drawn):
+        marked = replace(genome, stem_width=32 if i < 10 else 8)
+        told.append(candidate(marked, pricing.costs(marked), SwapScore(30.0 - i, (30 - i,), 99, 0.5), FLAT))
+    asked = ask(told[::-1], 200, pricing, 30, rng)
+    stems = [new.genome.stem_width for new in asked]
+    assert 0.5 < stems.count(32) / len(stems) < 0.85
+    best_ten = ask(told[::-1], 100, pricing, 10, rng)
+    assert [new.genome.stem_width for new in best_ten].count(8) < 20  # a few fresh ones only: the rest have no children
 
 
 def test_a_degenerate_network_is_told_but_never_chosen(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:

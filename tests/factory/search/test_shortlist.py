@@ -71,16 +71,27 @@ def booked(runs: Path, pricing: Pricing, genomes: list[Genome], measured_ms: lis
     return book
 
 
-def test_the_reference_is_the_plain_network_with_most_macs_that_measures_within_the_budget(
+def test_the_reference_is_the_largest_plain_network_that_fits_when_measured(
     tmp_path: Path, pricing_of: PricingOf
 ) -> None:
-    pricing = pricing_of(latency_ms=1.0, size_mb=1.0)
-    small = [g for g in plain_genomes(pricing.picture) if pricing.costs(g).size_mb <= pricing.limits.size_mb]
-    by_macs = sorted(small, key=lambda g: pricing.costs(g).macs, reverse=True)
-    near = [g for g in by_macs if pricing.costs(g).latency_ms <= 1.5 * pricing.limits.latency_ms]
-    book = booked(tmp_path, pricing, near, [1.1, 1.2, *[0.9] * (len(near) - 2)])
-    assert reference(pricing, book) == near[2]
-    assert reference(pricing_of(size_mb=1e-5), book) is None
+    pricing, rng = pricing_of(latency_ms=0.3, size_mb=0.3), np.random.default_rng(0)
+    plain = plain_genomes(pricing.picture)
+    costs = [pricing.costs(genome) for genome in plain]
+    measured = [c.latency_ms * float(rng.uniform(0.6, 1.3)) for c in costs]
+    fitting = [
+        (c.macs, genome) for genome, c, ms in zip(plain, costs, measured, strict=True) if c.size_mb <= 0.3 and ms <= 0.3
+    ]
+    chosen = reference(pricing, booked(tmp_path, pricing, plain, measured))
+    assert 1 < len(fitting) < len(plain)
+    assert (pricing.costs(parse(str(chosen))).macs, chosen) in fitting
+    assert pricing.costs(parse(str(chosen))).macs == max(macs for macs, _ in fitting)
+
+
+def test_there_is_no_reference_where_no_plain_network_fits(tmp_path: Path, pricing_of: PricingOf) -> None:
+    plain = plain_genomes(pricing_of().picture)
+    assert reference(pricing_of(size_mb=1e-5), LatencyBook(tmp_path / "a", DEVICE)) is None
+    too_slow = booked(tmp_path / "b", pricing_of(), plain, [0.31] * len(plain))
+    assert reference(pricing_of(), too_slow) is None
 
 
 def test_those_that_measure_above_the_budget_are_passed_over(tmp_path: Path, pricing_of: PricingOf) -> None:
