@@ -23,6 +23,7 @@ test: setup
 	$(BIN)/pytest
 
 bench: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks
 
 demo: setup data/solar-cells/labels.csv $(DEMO_KEY)

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 STOCK: Final = ("mobilenetv3_small_050", "mobilenetv4_conv_small_035", "lcnet_050", "resnet18")
 LITE_SIDE: Final = 224  # pixels: what EfficientNet-Lite0 was pretrained at
@@ -34,7 +33,7 @@ _library = None
 def stock(name: str, channels: int, classes: int) -> nn.Module:
     """A timm network with random weights."""
     global _library  # noqa: PLW0603 - the declaration must outlive the import
-    if _library is None and not hasattr(torch.ops.torchvision, "nms"):
+    if _library is None:
         _library = _declare_torchvision_operators()
     import timm
 
@@ -43,7 +42,7 @@ def stock(name: str, channels: int, classes: int) -> nn.Module:
 
 
 class Pretrained(nn.Module):
-    """EfficientNet-Lite0 behind a resize to its own resolution; grey pictures are shown in three channels."""
+    """EfficientNet-Lite0; grey pictures are shown in three channels."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -57,7 +56,5 @@ class Pretrained(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised (N, C, H, W) to logits."""
-        if x.shape[-1] != LITE_SIDE:
-            x = functional.interpolate(x, size=(LITE_SIDE, LITE_SIDE), mode="bilinear", antialias=False)
         logits: Tensor = self.network(x.expand(-1, 3, -1, -1))
         return logits
