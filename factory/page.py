@@ -123,21 +123,31 @@ def _curves(results: Results) -> list[m.Curve]:
     return curves
 
 
+def _stages(results: Results) -> list[m.StageRow]:
+    own = {stage.digest for stage in results.own_stages}
+    return [
+        m.StageRow(s.name if s.digest in own else f"{s.name}, reference", s.result, s.seconds, s.reused)
+        for s in results.stages
+    ]
+
+
 def _headline(results: Results) -> str:
     judged, reference = results.judged, results.judged_reference
     own = judged["balanced_accuracy"]
-    text = f"The network decides {own['value']:.1%} of the test images right on average over classes"
+    text = (
+        f"The network's most probable class is right on {own['value']:.1%} of the test images, averaged over classes."
+    )
     if judged["escape"]:
-        text += f", lets {judged['escape']['value']:.1%} of defects pass"
-        text += f" and rejects {judged['overkill']['value']:.1%} of good parts"
-    text += "."
+        text += f" At the operating threshold it lets {judged['escape']['value']:.1%} of defects pass"
+        text += f" and rejects {judged['overkill']['value']:.1%} of good parts."
     if reference is None:
         return text + " The plain reference of the same budget was the best of the shortlist, and is what is delivered."
     other = reference["balanced_accuracy"]
     relation = "above" if own["value"] > other["value"] else "not above"
     sure = own["low"] > other["high"] or own["high"] < other["low"]
     return text + (
-        f" That is {relation} the plain reference network of the same budget ({other['value']:.1%})"
+        f" Its balanced accuracy is {relation} that of the plain reference network of the same budget"
+        f" ({other['value']:.1%})"
         + ("." if sure else "; the intervals overlap, so this test set cannot tell them apart.")
     )
 
@@ -149,6 +159,11 @@ def _notes(results: Results) -> list[str]:
         notes.append(
             f"The score is saturated (median {saturated:.0%} of its ceiling among the best 100): here it counts "
             "activations more than it judges wiring, so the short real training is what chose among the shortlist."
+        )
+    if results.line.classes.good is not None:
+        notes.append(
+            "Balanced accuracy and recall are of the most probable class; escape, overkill and the shares rejected "
+            "are of the decision by threshold, which is what the station does."
         )
     error = results.latency_model.median_error
     notes.append(
@@ -209,7 +224,7 @@ def run_report(results: Results, bundle: Path | None) -> m.RunReport:
         networks=_networks(results),
         mistakes=_mistakes(results, decided, shown, distance),
         latency_samples_ms=np.array(results.bench[results.chosen.genome]["samples_ms"]),
-        stages=[m.StageRow(s.name, s.result, s.seconds, s.reused) for s in results.stages],
+        stages=_stages(results),
         bundle="not packed" if bundle is None else str(bundle),
         key_note="no bundle was signed"
         if bundle is None

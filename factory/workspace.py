@@ -174,7 +174,8 @@ class Workspace:
             self._say(f"{name}: complete, reused ({final.name})")
         else:
             stage = self._run(name, key, inputs, run, final)
-        self.stages.append(stage)
+        if all(stage.digest != other.digest for other in self.stages):
+            self.stages.append(stage)
         return stage
 
     def _run(self, name: str, key: str, inputs: Mapping[str, Any], run: Callable[[Path], None], final: Path) -> Stage:
