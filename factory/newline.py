@@ -15,7 +15,7 @@ from factory.workspace import write_atomic
 
 LOOKED_AT: Final = 60  # pictures opened to guess size and colour
 LIST: Final = "labels.csv"
-SIDES: Final = (32, 48, 64, 96, 128)
+SIDES: Final = (32, 48, 64)  # a pilot starts small; larger pictures cost time with the square of the side
 
 TEMPLATE: Final = """\
 # Line profile {name}: written by `factory init` from {count} images; every guess is explained beside it.
@@ -43,7 +43,7 @@ channels = {channels}
 # Hard limits at the station: median latency of one frame in milliseconds, size of the model file in 10^6 bytes.
 # A guess to begin with: `factory space {name}` says what can be reached.
 device = "{device}"
-latency_ms = 1.0
+latency_ms = 0.5
 size_mb = 1.0
 
 [search]
@@ -94,7 +94,11 @@ def _input_size(height: int, width: int) -> tuple[int, int]:
     """The largest of a few usual sides that the pictures have, keeping the aspect to multiples of 16."""
     side = max((s for s in SIDES if s <= min(height, width)), default=SIDES[0])
     scale = side / min(height, width)
-    return max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)
+
+    def fitted(pixels: int) -> int:
+        return min(1024, max(16, round(pixels * scale / 16) * 16))
+
+    return fitted(height), fitted(width)
 
 
 def write_profile(name: str, images: Path, good: str | None, device: str) -> Path:
@@ -156,7 +160,7 @@ def _text(name: str, images: Path, items: list[Item], good: str | None, device: 
             + _quoted(labels[0])
         ),
         sizes=f"about {width} x {height} pixels",
-        size_note=f"they are stretched to {fitted[1]} x {fitted[0]}. Small defects need more, small budgets less.",
+        size_note=f"they are stretched to {fitted[1]} x {fitted[0]}. Raise both if defects vanish there.",
         height=fitted[0],
         width=fitted[1],
         colour_note="Colour was seen: 3 channels." if colour else "No colour was seen: 1 channel, which is faster.",
@@ -167,7 +171,7 @@ def _text(name: str, images: Path, items: list[Item], good: str | None, device: 
         short_epochs=max(2, epochs // 8),
         acceptance=(
             "# escape_max sets the operating threshold on validation images; all limits are judged on test images.\n"
-            "escape_max = 0.05\noverkill_max = 0.2"
+            "escape_max = 0.05\n# overkill_max = 0.2"
             if good is not None
             else "balanced_accuracy_min = 0.9"
         ),

@@ -12,7 +12,7 @@ def quantise(probability: float) -> int:
     """Return the level k with k/256 nearest to `probability`.
 
     Raises:
-        ValueError: unless 1/512 <= probability <= 1; a stream that is always dropped cannot be collapsed.
+        ValueError: unless k lies in 1 to 256; a stream that is always dropped cannot be collapsed.
     """
     level = round(probability * LEVELS)
     if not 1 <= level <= LEVELS:
