@@ -3,7 +3,7 @@
     python -m tests.benchmarks quality [LINE] [--runs DIR] [--lite-epochs N]
 
 The line must have been run. Stock networks get the line's own recipe without Swapout (they have no such layers); the
-pretrained one is fine-tuned at its own resolution with a tenth of the rate. Everything is judged by the same code on
+pretrained one is fine-tuned at its own resolution with half the rate. Everything is judged by the same code on
 the same test images, each at its own threshold from validation, and timed interleaved with the delivered file.
 """
 
@@ -82,7 +82,7 @@ def _lite(profile: LineProfile, root: Path, runs: Path, epochs: int, folder: Pat
     run = Run(profile.model_copy(update={"input": profile.input.model_copy(update=side)}), root, runs)
     run.compute = replace(run.compute, dtype="float32")
     recipe = recipe_of(profile.training, epochs)
-    gentle = replace(recipe, learning_rate=recipe.learning_rate / 10)
+    gentle = replace(recipe, learning_rate=recipe.learning_rate / 2)
     name = f"efficientnet-lite0 pretrained, {epochs} epochs at {peers.LITE_SIDE} px"
     return _train(name, partial(peers.Pretrained, run.classes), gentle, run, folder)
 
