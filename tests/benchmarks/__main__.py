@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import prediction, probe, quality, resume
+from tests.benchmarks import prediction, probe, quality, resume, train_many
 
 runs_option = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 
@@ -37,6 +37,14 @@ def _quality(line: str, runs: Path, lite_epochs: int) -> None:
 @click.option("--kills", default=10, show_default=True)
 def _resume(line: str, runs: Path, key: Path, kills: int) -> None:
     resume.main(line, runs, key, kills)
+
+
+@main.command("train-many")
+@click.argument("line", type=click.Choice(sorted(train_many.EPOCHS)))
+@click.option("--nets", default=48, show_default=True)
+@click.option("--workers", default=2, show_default=True)
+def _train_many(line: str, nets: int, workers: int) -> None:
+    train_many.main(line, nets, workers)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""Train random networks of one latency budget on a line, so that a score can be checked without training again.
+
+python -m tests.benchmarks train-many cifar10 --nets 48     (or solar-cells, steel-surface; all at 32 x 32)
+
+Writes tests/benchmarks/trained/LINE.jsonl, a row a network, and goes on from what is there. `accuracy` (balanced) and
+`loss` (balanced cross-entropy) are of images that the training never saw; `curve` is that loss along the training.
+"""
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from factory.cost.count import count
+from factory.cost.latency import LatencyBook, LatencyModel
+from factory.cost.table import load_table, measure_table
+from factory.data import dataset
+from factory.data.dataset import Part
+from factory.profiles import Augmentation, BudgetLimits, InputSize, load_device, load_line
+from factory.spaces.network import build
+from factory.spaces.plan import Input
+from factory.spaces.residual import parse, plan, random_genome
+from factory.training.compute import Compute, this_machine
+from factory.training.full import recipe_of
+from factory.training.loop import Recipe, fit, standard
+
+TABLES: Final = Path(__file__).parent / "trained"
+CIFAR: Final = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
+SIDE: Final = 32
+LATENCY_MS, SIZE_MB = 0.15, 1.0
+NEAR: Final = 0.5  # of the budget: below, a network is beaten by a larger one anyway
+EPOCHS: Final = {"cifar10": 8, "solar-cells": 30, "steel-surface": 20}
+SEEDS: Final = {"cifar10": 1, "solar-cells": 2, "steel-surface": 3}  # other networks on every line
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Images of a line at 32 x 32, what was left out of the training, and the recipe."""
+
+    train: Part
+    unseen: Part
+    classes: int
+    recipe: Recipe
+
+
+def _jpegs(path: Path, number: int) -> Part:
+    archive = np.load(path, allow_pickle=False)
+    offsets, data = archive["offsets"], archive["jpeg"].tobytes()
+    images = [np.asarray(Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]]))) for i in range(number)]
+    return Part(np.stack(images), archive["y"][:number].astype(np.int64), (), ())
+
+
+def _cifar() -> Task:
+    train, unseen = _jpegs(CIFAR / "cifar10_jpeg_train_0.npz", 8000), _jpegs(CIFAR / "cifar10_jpeg_test.npz", 5000)
+    augmentation = Augmentation(flip_horizontal=True, shift=0.1, brightness=0, contrast=0, noise=0)
+    recipe = Recipe(EPOCHS["cifar10"], 128, 0.05, 5e-4, 0.1, False, augmentation, 0)
+    return Task(train, unseen, 10, recipe)
+
+
+def _line(name: str) -> Task:
+    profile, root = load_line(name)
+    profile = profile.model_copy(update={"input": InputSize(height=SIDE, width=SIDE, channels=1)})
+    with tempfile.TemporaryDirectory() as folder:
+        dataset.prepare(profile, root, dataset.list_items(profile, root), Path(folder), lambda: None)
+        data = dataset.load(profile, Path(folder))
+    images = np.concatenate([data.val.images, data.test.images])
+    unseen = Part(images, np.concatenate([data.val.labels, data.test.labels]), (), ())
+    return Task(data.train, unseen, len(data.labels), recipe_of(profile.training, EPOCHS[name]))
+
+
+def load_task(line: str) -> Task:
+    """Read the images of a line."""
+    return _cifar() if line == "cifar10" else _line(line)
+
+
+def latency_model(picture: Input, classes: int, folder: Path) -> LatencyModel:
+    """This machine's table for 32 x 32 pictures, measured once."""
+    limits = BudgetLimits(device="cpu-x86", latency_ms=LATENCY_MS, size_mb=SIZE_MB)
+    if not (folder / "latency.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        measure_table(picture, classes, limits, LatencyBook(folder, load_device("cpu-x86")), folder, lambda: None)
+    return load_table(folder)[0]
+
+
+def _draw(picture: Input, classes: int, model: LatencyModel, seed: int) -> Iterator[tuple[str, float]]:
+    rng = np.random.default_rng(seed)
+    while True:
+        genome = random_genome(rng, picture)
+        network = plan(genome, picture, classes)
+        latency = model.predict(network)
+        if NEAR * LATENCY_MS <= latency <= LATENCY_MS and count(network).size_mb <= SIZE_MB:
+            yield str(genome), round(latency, 5)
+
+
+def _train(line: str, genome: str) -> dict[str, object]:
+    if line not in _tasks:
+        os.nice(10)
+        _tasks[line] = load_task(line)
+    task = _tasks[line]
+    picture = Input(SIDE, SIDE, task.train.images.shape[-1])
+    torch.manual_seed(task.recipe.seed)
+    network = build(plan(parse(genome), picture, task.classes))
+    compute = Compute("cpu", this_machine().dtype, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint.safetensors"
+        norm = standard(task.train.images)
+        history = fit(network, task.train, task.unseen, norm, task.recipe, compute, checkpoint, lambda _: None)
+    curve = [round(float(row["val_loss"]), 4) for row in history if row["val_loss"] is not None]
+    return {
+        "accuracy": round(float(history[-1]["val_balanced_accuracy"] or 0), 4),
+        "loss": curve[-1],
+        "curve": curve,
+    }
+
+
+_tasks: dict[str, Task] = {}
+
+
+def main(line: str, nets: int, workers: int) -> None:
+    """Train until the table has `nets` rows."""
+    task = load_task(line)
+    picture = Input(SIDE, SIDE, task.train.images.shape[-1])
+    path = TABLES / f"{line}.jsonl"
+    done = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+    model = latency_model(picture, task.classes, Path("runs") / "train-many" / line)
+    draws = _draw(picture, task.classes, model, SEEDS[line])
+    known = {row["genome"] for row in done}
+    wanted = []
+    while len(wanted) < nets - len(done):
+        genome, latency = next(draws)
+        if genome not in known:
+            wanted.append((genome, latency))
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        results = pool.map(_train, [line] * len(wanted), [genome for genome, _ in wanted])
+        for (genome, latency), result in zip(wanted, results, strict=True):
+            with path.open("a") as file:
+                file.write(json.dumps({"genome": genome, "latency_ms": latency, **result}) + "\n")
+            print(f"{line}: {result['accuracy']:.4f} {genome}", flush=True)
