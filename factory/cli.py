@@ -1,91 +1,24 @@
 """The command `factory`: each command parses, calls one stage, prints, and names the next command."""
 
-import json
-import os
-import sqlite3
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 import factory
-from export.runtime.errors import EnvironmentLacks, FactoryError, GateError, UsageError
-from factory.progress import say
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turn what a user can cause into one clear message and the right exit code."""
-    try:
-        yield
-    except FactoryError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
-        sys.exit(130)
-    except (OSError, sqlite3.OperationalError) as error:
-        name = getattr(error, "filename", None)
-        say(f"error: {getattr(error, 'strerror', None) or error}{f': {name}' if name else ''}")
-        say("expected a place that can be written, with space left; free some space or choose another --runs folder,")
-        say("then give the same command again: complete stages are kept")
-        sys.exit(EnvironmentLacks.exit_code)
-
-
-def command(function: F) -> F:
-    """Give a command the common handling of errors."""
-
-    @wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with _plain_errors():
-            return function(*args, **kwargs)
-
-    return wrapped  # type: ignore[return-value]
-
-
-line_argument = click.argument("line")
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-runs_option = click.option(
-    "--runs",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=lambda: Path(os.environ.get("FACTORY_RUNS", "runs")),
-    help="Folder of all runs; else FACTORY_RUNS, else ./runs.",
+from export.runtime.errors import EnvironmentLacks, GateError, UsageError
+from factory.commands import (
+    command,
+    default_key,
+    emit,
+    engine_options,
+    json_option,
+    key_option,
+    line_argument,
+    open_run,
+    runs_option,
+    say_next,
 )
-key_option = click.option(
-    "--key",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=lambda: _default_key(),  # noqa: PLW0108 - defined below
-    help="Signing key; else FACTORY_KEY, else signing.key in the user's configuration folder.",
-)
-
-
-def _default_key() -> Path:
-    from platformdirs import user_config_path
-
-    named = os.environ.get("FACTORY_KEY")
-    return Path(named) if named else user_config_path("edge-model-factory") / "signing.key"
-
-
-def _open(line: str, runs: Path) -> Any:
-    from factory.pipeline import Run
-    from factory.profiles import load_line
-
-    profile, root = load_line(line)
-    return Run(profile, root, runs)
-
-
-def _emit(document: Any) -> None:
-    click.echo(json.dumps(document, allow_nan=False))
-
-
-def _next(text: str) -> None:
-    say(f"next: {text}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -103,12 +36,12 @@ def doctor(as_json: bool) -> None:
 
     findings = examine()
     if as_json:
-        _emit([f.as_json() for f in findings])
+        emit([f.as_json() for f in findings])
     else:
         from factory.tables import show_findings
 
         show_findings(findings)
-        _next("factory init LINE --images DIR")
+        say_next("factory init LINE --images DIR")
     if any(f.fatal for f in findings):
         sys.exit(EnvironmentLacks.exit_code)
 
@@ -125,7 +58,7 @@ def init(line: str, images: Path, good: str | None, device: str) -> None:
 
     path = write_profile(line, images, good, device)
     click.echo(f"wrote {path}")
-    _next(f"read that file, then: factory check-data {line}")
+    say_next(f"read that file, then: factory check-data {line}")
 
 
 @main.command("check-data")
@@ -139,17 +72,17 @@ def check_data(line: str, runs: Path, as_json: bool) -> None:
     from factory.tables import show_data
     from factory.workspace import read_json
 
-    run = _open(line, runs)
+    run = open_run(line, runs)
     with run.workspace.locked():
         check = read_json(run.data_stage.path / "check.json")
     found = problems(check)
     if as_json:
-        _emit(check | {"problems": found})
+        emit(check | {"problems": found})
     else:
         show_data(check, found)
     if found:
         sys.exit(UsageError.exit_code)
-    _next(f"factory space {line}")
+    say_next(f"factory space {line}")
 
 
 @main.command()
@@ -162,53 +95,54 @@ def space(line: str, runs: Path, as_json: bool) -> None:
     from factory.search.space import survey
     from factory.tables import show_space
 
-    run = _open(line, runs)
+    run = open_run(line, runs)
     with run.workspace.locked():
         report = survey(run.pricing)
     if as_json:
-        _emit(report.as_json())
+        emit(report.as_json())
     else:
         show_space(report)
     if not report.satisfiable:
         raise GateError("the budgets cannot be met", found=report.tightest(), fix="raise that budget in the profile")
-    _next(f"factory search {line}")
+    say_next(f"factory search {line}")
 
 
 @main.command()
 @line_argument
 @runs_option
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from what is there, or search anew.")
+@engine_options
 @json_option
 @command
-def search(line: str, runs: Path, resume: bool, as_json: bool) -> None:
+def search(line: str, runs: Path, resume: bool, as_json: bool, engine: str, address: str | None) -> None:
     """Score many networks without training and print the front."""
-    from dataclasses import asdict
-
     from factory.tables import show_front
 
-    run = _open(line, runs)
+    run = open_run(line, runs, engine, address)
     with run.workspace.locked():
         if not resume:
             run.workspace.anew.add("search")
-        front, stage = run.front, run.search_stage
+        found, stage = run.found, run.search_stage
     if as_json:
-        rows = [{k: v for k, v in asdict(c).items() if k not in {"swap", "macs"}} for c in front]
-        _emit({"evaluated": len(run.candidates), "seconds": stage.seconds, "front": rows})
+        shown = ("genome", "score", "saturation", "latency_ms", "size_mb", "params")
+        rows = [{name: getattr(c, name) for name in shown} for c in found.front]
+        emit({"evaluated": len(found.candidates), "seconds": stage.seconds, "ranking": found.ranking, "front": rows})
     else:
-        show_front(front, run.candidates, stage.seconds)
-    _next(f"factory train {line}")
+        show_front(found.front, found.candidates, stage.seconds)
+    say_next(f"factory train {line}")
 
 
 @main.command()
 @line_argument
 @runs_option
+@engine_options
 @json_option
 @command
-def train(line: str, runs: Path, as_json: bool) -> None:
+def train(line: str, runs: Path, as_json: bool, engine: str, address: str | None) -> None:
     """Train the shortlist briefly, then its best network in full, with Swapout."""
     from factory.tables import show_shortlist
 
-    run = _open(line, runs)
+    run = open_run(line, runs, engine, address)
     with run.workspace.locked():
         entries, stage = run.shortlist, run.train_stage(run.shortlist[0].candidate.genome)
     if as_json:
@@ -217,10 +151,10 @@ def train(line: str, runs: Path, as_json: bool) -> None:
              "balanced_accuracy": e.val_balanced_accuracy, "val_loss": e.val_loss}
             for e in entries
         ]  # fmt: skip
-        _emit({"genome": entries[0].candidate.genome, "weights": str(stage.path), "shortlist": rows})
+        emit({"genome": entries[0].candidate.genome, "weights": str(stage.path), "shortlist": rows})
     else:
         show_shortlist(entries)
-    _next(f"factory collapse {line}")
+    say_next(f"factory collapse {line}")
 
 
 @main.command()
@@ -233,15 +167,15 @@ def collapse(line: str, runs: Path, as_json: bool) -> None:
     from factory.tables import show_collapse
     from factory.workspace import read_json
 
-    run = _open(line, runs)
+    run = open_run(line, runs)
     with run.workspace.locked():
         stage = run.collapse_stage(run.shortlist[0].candidate.genome)
     document = read_json(stage.path / "finish.json")
     if as_json:
-        _emit(document)
+        emit(document)
     else:
         show_collapse(document)
-    _next(f"factory export {line}")
+    say_next(f"factory export {line}")
 
 
 @main.command()
@@ -253,7 +187,7 @@ def export(line: str, runs: Path, as_json: bool) -> None:
     """Export ONNX and engines, and check on real images that they decide as the trained network."""
     from factory.tables import show_export
 
-    run = _open(line, runs)
+    run = open_run(line, runs)
     with run.workspace.locked():
         chosen = run.chosen
     document = {
@@ -262,10 +196,10 @@ def export(line: str, runs: Path, as_json: bool) -> None:
         **chosen.gate,
     }
     if as_json:
-        _emit(document)
+        emit(document)
     else:
         show_export(document)
-    _next(f"factory bench {line}")
+    say_next(f"factory bench {line}")
 
 
 @main.command()
@@ -278,17 +212,17 @@ def bench(line: str, runs: Path, as_json: bool) -> None:
     from factory.tables import show_bench
     from factory.workspace import read_json
 
-    run = _open(line, runs)
+    run = open_run(line, runs)
     with run.workspace.locked():
         document = read_json(run.bench_stage.path / "bench.json")
     rows = [{"genome": g, **{k: v for k, v in row.items() if k != "samples_ms"}} for g, row in document.items()]
     if as_json:
-        _emit({"device": run.device.name, "latency_ms": run.line.budget.latency_ms, "rows": rows})
+        emit({"device": run.device.name, "latency_ms": run.line.budget.latency_ms, "rows": rows})
     else:
         show_bench(rows, run.line.budget.latency_ms)
     if rows[0]["p50_ms"] > run.line.budget.latency_ms:
         raise GateError("the delivered network misses the latency budget", found=f"{rows[0]['p50_ms']:.3f} ms")
-    _next(f"factory pack {line}")
+    say_next(f"factory pack {line}")
 
 
 @main.command()
@@ -302,43 +236,44 @@ def pack(line: str, runs: Path, key: Path, as_json: bool) -> None:
     from factory.tables import show_outcome
 
     _require_key(key)
-    run = _open(line, runs)
+    run = open_run(line, runs)
     with run.workspace.locked():
         if run.results.missed and not as_json:
             show_outcome(run.results)
         bundle = run.pack_stage(key).path / "bundle"
     if as_json:
-        _emit({"bundle": str(bundle)})
+        emit({"bundle": str(bundle)})
     else:
         click.echo(f"bundle: {bundle}")
-    _next(f"station verify {bundle} --trust {key}.pub")
+    say_next(f"station verify {bundle} --trust {key}.pub")
 
 
 @main.command()
 @line_argument
 @runs_option
 @key_option
+@engine_options
 @json_option
 @command
-def run(line: str, runs: Path, key: Path, as_json: bool) -> None:
+def run(line: str, runs: Path, key: Path, as_json: bool, engine: str, address: str | None) -> None:
     """Run every stage: from images to a signed bundle and a report. Complete stages are reused."""
     from factory.tables import show_outcome
 
     _require_key(key)
-    work = _open(line, runs)
+    work = open_run(line, runs, engine, address)
     with work.workspace.locked():
         results = work.results
         bundle = None if results.missed else work.pack_stage(key).path / "bundle"
         report = work.report_stage(bundle).path / "report.html"
     if as_json:
-        _emit(results.as_json(bundle, report))
+        emit(results.as_json(bundle, report))
     else:
         show_outcome(results)
         click.echo(f"report: {report}")
         click.echo(f"bundle: {bundle or 'not packed, because a limit was missed'}")
     if results.missed:
         raise GateError("the network is not accepted", found="; ".join(results.missed), fix=_advice(line))
-    _next(f"station verify {bundle} --trust {key}.pub")
+    say_next(f"station verify {bundle} --trust {key}.pub")
 
 
 @main.command()
@@ -348,11 +283,11 @@ def run(line: str, runs: Path, key: Path, as_json: bool) -> None:
 @command
 def report(line: str, runs: Path, key: Path) -> None:
     """Write the HTML page of a run and print where it is."""
-    work = _open(line, runs)
+    work = open_run(line, runs)
     with work.workspace.locked():
         packed = None if work.results.missed or not key.is_file() else work.pack_stage(key).path / "bundle"
         click.echo(work.report_stage(packed).path / "report.html")
-    _next("open that file in a browser")
+    say_next("open that file in a browser")
 
 
 @main.group()
@@ -367,10 +302,10 @@ def keys_new(path: Path | None) -> None:
     """Make a key pair: PATH for the workstation, PATH.pub for the stations. Default: where `factory run` looks."""
     from export.runtime.keys import new_key
 
-    place = path or _default_key()
+    place = path or default_key()
     identity = new_key(place)
     click.echo(f"key {identity}: {place} (keep it secret), {place}.pub (give it to the stations)")
-    _next("factory run LINE" if path is None else f"factory run LINE --key {place}")
+    say_next("factory run LINE" if path is None else f"factory run LINE --key {place}")
 
 
 def _require_key(key: Path) -> None:

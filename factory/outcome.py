@@ -12,7 +12,7 @@ from factory.cost.latency import LatencyModel
 from factory.data.dataset import Dataset
 from factory.delivery import MODEL
 from factory.profiles import DeviceProfile, LineProfile
-from factory.search.candidate import Candidate
+from factory.search.run import Found
 from factory.search.shortlist import Entry
 from factory.spaces.plan import Plan
 from factory.training.acceptance import Check, checks
@@ -63,8 +63,7 @@ class Results:
     chosen: Delivered
     reference: Delivered | None
     shortlist: list[Entry]
-    candidates: list[Candidate]
-    front: list[Candidate]
+    found: Found
     latency_model: LatencyModel
     bench: dict[str, Any]
     acceptance: dict[str, Any]

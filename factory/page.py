@@ -14,6 +14,7 @@ from factory.handover import bundle_id_of, versions
 from factory.outcome import Results
 from factory.report import model as m
 from factory.report import page
+from factory.search.run import SATURATED
 
 METRICS: Final = {
     "balanced_accuracy": "Balanced accuracy",
@@ -152,13 +153,22 @@ def _headline(results: Results) -> str:
     )
 
 
+def _ranked_by(ranking: dict[str, Any]) -> str:
+    if ranking["name"] == "paper":
+        return "The published form ranked the candidates all the same, as the profile asks."
+    powers = " · ".join(f"{name}^{exponent:.2g}" for name, exponent in ranking["exponents"].items())
+    return (
+        f"The candidates were ranked by {powers} ({ranking['name']}), and a short real training chose among the best."
+    )
+
+
 def _notes(results: Results) -> list[str]:
     notes = [f"Missed: {phrase}." for phrase in results.missed]
-    saturated = np.median([c.saturation for c in results.candidates[:100]]) if results.candidates else 0.0
-    if saturated > 0.5:
+    saturated = np.median([c.saturation for c in results.found.candidates[:100]]) if results.found.candidates else 0.0
+    if saturated > SATURATED:
         notes.append(
-            f"The score is saturated (median {saturated:.0%} of its ceiling among the best 100): here it counts "
-            "activations more than it judges wiring, so the short real training is what chose among the shortlist."
+            f"SWAP-Score is saturated (median {saturated:.0%} of its ceiling among the best 100): here it counts "
+            "activations more than it judges wiring. " + _ranked_by(results.found.ranking)
         )
     if results.line.classes.good is not None:
         notes.append(
@@ -190,7 +200,7 @@ def run_report(results: Results, bundle: Path | None) -> m.RunReport:
     shown = scores.max(axis=1) if rejects is None else rejects
     distance = shown if rejects is None else np.abs(rejects - (results.chosen.threshold or 0))
     own = next(e for e in results.shortlist if e.candidate.genome == results.chosen.genome)
-    front = {c.genome for c in results.front}
+    front = {c.genome for c in results.found.front}
     check = results.data_check
     return m.RunReport(
         line=line.name,
@@ -207,10 +217,10 @@ def run_report(results: Results, bundle: Path | None) -> m.RunReport:
             _budget("latency", "ms", budget.latency_ms, own.candidate.latency_ms, results.latency_ms),
             _budget("size", "MB", budget.size_mb, own.candidate.size_mb, results.size_mb),
         ],
-        evaluated=len(results.candidates),
+        evaluated=len(results.found.candidates),
         search_points=[
             m.SearchPoint(c.genome, c.score, c.swap, c.latency_ms, c.size_mb, c.genome in front)
-            for c in results.candidates
+            for c in results.found.candidates
             if c.swap > 0
         ],
         chosen_genome=results.chosen.genome,

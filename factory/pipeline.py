@@ -1,7 +1,8 @@
 """The stages in their order: asking for a late one runs all it stands on, and every complete one is reused."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,21 +17,27 @@ from factory.cost.table import MEASURED, load_table, measure_table
 from factory.data import dataset
 from factory.data.dataset import Dataset
 from factory.data.decode import file_hashes
+from factory.engine import Engine, Workers, engine
 from factory.handover import pack_bundle
 from factory.outcome import Delivered, Results
 from factory.page import write_report
 from factory.profiles import DeviceProfile, LineProfile, load_device
-from factory.search.candidate import Candidate, Pricing
-from factory.search.pool import Scorer
-from factory.search.run import load_search, score_images, search
-from factory.search.shortlist import Entry, load_shortlist, shortlist
+from factory.score.calibration import CALIBRATED
+from factory.score.ranking import Ranking, Regularised
+from factory.search.candidate import Pricing
+from factory.search.run import Found, load_search, regulariser, search
+from factory.search.scorer import Scorer, score_images
+from factory.search.shortlist import Entry, Proving, load_shortlist, shortlist
 from factory.search.shortlist import reference as plain_reference
+from factory.search.space import survey
+from factory.search.trials import Trial, TrialBook
+from factory.spaces.deployable import Deployable
 from factory.spaces.plan import Input, Plan
 from factory.spaces.residual import parse, plan
 from factory.training.checkpoint import Progress
 from factory.training.compute import Compute, this_machine
 from factory.training.finish import finish, load_expectation, load_plain
-from factory.training.full import load_trained, train
+from factory.training.full import load_trained, recipe_of, train
 from factory.training.loop import Standard, standard
 from factory.workspace import Stage, Workspace, read_json
 
@@ -38,8 +45,16 @@ from factory.workspace import Stage, Workspace, read_json
 class Run:
     """One line's way from images to bundle. Every property is a stage, or what a stage wrote."""
 
-    def __init__(self, line: LineProfile, root: Path, runs: Path, say: Callable[[str], None] = progress.say) -> None:
-        self.line, self.root, self.runs = line, root, runs
+    def __init__(
+        self,
+        line: LineProfile,
+        root: Path,
+        runs: Path,
+        workers: Workers | None = None,
+        say: Callable[[str], None] = progress.say,
+    ) -> None:
+        self.line, self.root, self.runs, self._say = line, root, runs, say
+        self._workers = workers or Workers("processes", None)
         self.workspace = Workspace(runs, line.name, say)
         self.device: DeviceProfile = load_device(line.budget.device)
         self.compute: Compute = this_machine()
@@ -112,6 +127,16 @@ class Run:
 
     # search
 
+    def _engine(self) -> AbstractContextManager[Engine]:
+        return engine(self._workers.name, self.line.search.workers, self._workers.address)
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """What the search ranks by: the audit's verdict where there is one, else as the profile says."""
+        if self.line.search.score == "paper":
+            return Regularised(regulariser(survey(self.pricing)))
+        return CALIBRATED
+
     @cached_property
     def search_stage(self) -> Stage:
         """Score many networks without training."""
@@ -120,25 +145,31 @@ class Run:
             "data": self.data_stage.result,
             "latency": self.latency_stage.result,
             "budget": self.line.budget.model_dump(mode="json"),
-            "settings": settings.model_dump(mode="json", exclude={"workers", "shortlist"}),
+            "settings": settings.model_dump(mode="json", exclude={"workers", "shortlist", "score"}),
+            "ranking": self.ranking.as_json(),
             "torch": self.compute.as_json()["torch"],
         }
 
         def work(folder: Path) -> None:
-            with progress.bar("search", settings.candidates) as update:
-                search(settings, self.pricing, self.data.train, self.norm, folder, lambda n: update(n, ""))
+            with progress.bar("search", settings.candidates) as update, self._engine() as engine:
+                search(
+                    settings, self.pricing, self.ranking, self.data.train, self.norm, engine, folder,
+                    lambda n: update(n, ""), self._say,
+                )  # fmt: skip
 
         return self.workspace.stage("search", inputs, work, search)
 
     @cached_property
-    def candidates(self) -> list[Candidate]:
-        """All scored networks, best first."""
-        return load_search(self.search_stage.path)[0]
+    def found(self) -> Found:
+        """All scored networks, best first; the front of score against latency against size; how they were scored."""
+        return load_search(self.search_stage.path)
 
-    @cached_property
-    def front(self) -> list[Candidate]:
-        """Score against latency against size."""
-        return load_search(self.search_stage.path)[1]
+    def trials(self, epochs: int) -> TrialBook:
+        """Short trainings of this line, of `epochs` each: those done before, and those to come."""
+        compute = self.compute if self.compute.device == "cuda" else replace(self.compute, threads=1)
+        recipe = recipe_of(self.line.training, epochs)
+        trial = Trial(self.data.train, self.data.val, self.classes, self.norm, recipe, compute)
+        return TrialBook(self.workspace.root / "trials.json", trial, self.data_stage.result)
 
     @cached_property
     def shortlist_stage(self) -> Stage:
@@ -151,17 +182,16 @@ class Run:
             "training": training.model_dump(mode="json", exclude={"epochs", "swapout"}),
             "compute": self.compute.as_json(),
         }
-        epochs = (settings.shortlist + 1) * training.short_epochs
 
         def work(folder: Path) -> None:
-            images = score_images(self.data.train, self.norm, settings.samples, settings.seed)
-            scorer = Scorer(images, self.classes, settings.seed, settings.repeats)
-            size = load_search(self.search_stage.path)[2]
-            with progress.bar("short trainings", epochs) as update:
+            images = score_images(self.data.train, self.norm, self.found.protocol.samples, settings.seed)
+            space = Deployable(self.picture, self.classes)
+            scorer = Scorer(space, images, self.classes, settings.seed, self.found.protocol)
+            with progress.ticker("short trainings", settings.shortlist + 1) as tick, self._engine() as engine:
+                proving = Proving(self.pricing, self.book, self.trials(training.short_epochs), engine)
                 shortlist(
-                    self.candidates, settings.shortlist, training, self.pricing, size, scorer, self.book,
-                    self.data, self.norm, self.compute, folder, update,
-                )  # fmt: skip
+                    self.found.candidates, settings.shortlist, self.ranking, scorer, proving, folder, lambda _: tick()
+                )
 
         return self.workspace.stage("shortlist", inputs, work, shortlist)
 
@@ -301,8 +331,7 @@ class Run:
             self.chosen,
             self.reference,
             self.shortlist,
-            self.candidates,
-            self.front,
+            self.found,
             self.latency_model,
             read_json(self.bench_stage.path / "bench.json"),
             read_json(self.accept_stage.path / "acceptance.json"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from export.runtime.errors import UsageError
 
@@ -16,6 +16,12 @@ SHIPPED: Final = next(
     (folder for folder in (Path(__file__).parent / "shipped_profiles",) if folder.is_dir()),
     Path(__file__).parent.parent / "profiles",
 )
+
+Kind = Literal["basic", "bottle", "mb"]
+Depth = Literal[1, 2, 3, 4]
+Width = Literal[8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+Kernel = Literal[3, 5]
+StemStride = Literal[1, 2, 4]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -80,12 +86,33 @@ class BudgetLimits(_Table):
     size_mb: float = Field(gt=0, le=1_000)
 
 
-class SearchSettings(_Table):
-    """The training-free search."""
+class SpaceLimits(_Table):
+    """What the search may build with: kinds of block, depth, width and kernel of a stage, stride of the stem.
 
+    A list that is left out allows everything; one that is given is kept in the order of the whole alphabet.
+    """
+
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    depths: tuple[Depth, ...] = get_args(Depth)
+    widths: tuple[Width, ...] = get_args(Width)
+    kernels: tuple[Kernel, ...] = get_args(Kernel)
+    stem_strides: tuple[StemStride, ...] = get_args(StemStride)
+
+    @field_validator("*")
+    @classmethod
+    def _in_order(cls, values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        alphabet = cls.model_fields[str(info.field_name)].default
+        if not values:
+            raise ValueError(f"the list is empty; choose from {list(alphabet)}, or leave it out to allow them all")
+        return tuple(value for value in alphabet if value in values)
+
+
+class SearchSettings(_Table):
+    """The training-free search. `score` is the ranking: calibrated on trained networks, or as published."""
+
+    score: Literal["calibrated", "paper"] = "calibrated"
     candidates: int = Field(600, ge=20, le=1_000_000)
     population: int = Field(60, ge=10, le=10_000)
-    samples: int = Field(32, ge=8, le=64)
     repeats: int = Field(2, ge=1, le=32)
     shortlist: int = Field(4, ge=1, le=32)
     workers: int = Field(2, ge=1, le=256)
@@ -149,6 +176,7 @@ class LineProfile(_Table):
     classes: Classes
     input: InputSize
     budget: BudgetLimits
+    space: SpaceLimits = SpaceLimits()
     search: SearchSettings = SearchSettings()
     training: TrainingSettings = TrainingSettings()
     acceptance: AcceptanceLimits = AcceptanceLimits()

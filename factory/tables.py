@@ -70,7 +70,7 @@ def show_space(report: SpaceReport) -> None:
 def _candidate(c: Candidate) -> tuple[str, ...]:
     return (
         c.genome,
-        f"{c.score:,.0f}",
+        f"{c.score:.4g}",
         f"{c.saturation:.0%}",
         f"{c.latency_ms:.3f}",
         f"{c.size_mb:.3f}",

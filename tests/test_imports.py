@@ -15,15 +15,17 @@ ROOTS = {"factory": Path(factory.__file__).parent, "export": Path(export.__path_
 # From top to bottom. A room may import from rooms of its own floor and of those below, never from above.
 FLOORS = (
     {"cli"},
-    {"tables", "newline", "doctor"},  # what the commands say and write
+    {"cli_scores"},
+    {"commands", "tables", "newline", "doctor"},  # what the commands say and write
     {"pipeline"},
     {"page", "handover"},  # what the pipeline hands over
     {"outcome"},
     {"delivery"},
+    {"evidence"},
     {"search"},
     {"training"},
     {"cost", "spaces", "data"},
-    {"score", "swapout", "report", "profiles", "workspace", "progress"},
+    {"score", "swapout", "report", "profiles", "workspace", "progress", "engine"},
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -29,7 +29,6 @@ size_mb = {size_mb}
 [search]
 candidates = 24
 population = 12
-samples = 8
 repeats = 1
 shortlist = 2
 workers = {workers}

@@ -167,7 +167,7 @@ def _search(over: str, points: Sequence[SearchPoint], chosen: str, limit: float 
     if marked:
         _ring(axes, float(across[marked[0]]), float(score[marked[0]]))
     axes.set_xlabel(named)
-    axes.set_ylabel("score without training (regularised SWAP)")
+    axes.set_ylabel("score without training")
     return to_svg(figure, f"search-{over}", f"Score against {named}, coloured by {shaded}")
 
 

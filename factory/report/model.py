@@ -30,7 +30,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class SearchPoint:
-    """One network scored without training; `score` is the regularised SWAP; all finite."""
+    """One network scored without training; `score` is what the search ranked by; all finite."""
 
     genome: str
     score: float

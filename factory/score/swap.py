@@ -2,17 +2,22 @@
 
 Peng et al., "SWAP-NAS", ICLR 2024, definitions 3.1 to 3.3: for S samples and V activation values after every ReLU,
 each value gives the binary vector "is it positive for sample s?"; the score is the number of distinct vectors over
-the whole network. Regularised (definition 3.4): times f(P) = exp(-(P - mu)^2 / sigma).
+the whole network.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
+
+from factory.score.patterns import Words, distinct, distinct_on_device, pack, pack_on_device
+from factory.score.protocol import ScoreProtocol
+from factory.score.stack import Stack
+
+STACKED: Final = 1 << 19  # values of the largest feature map of all copies together: what a core's cache holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,82 +30,96 @@ class SwapScore:
     saturation: float
 
 
-@dataclass(frozen=True, slots=True)
-class SizeRegulariser:
-    """f(P) = exp(-(P - mu)^2 / sigma) with P and mu in thousands of parameters, sigma in their square."""
+class _Counter:
+    """Packs what it is shown to bits at once: no float activation is kept."""
 
-    mu: float
-    sigma: float
+    def __init__(self, copies: int) -> None:
+        self.copies, self.positions = copies, 0
+        self.host: list[list[Words]] = [[] for _ in range(copies)]
+        self.device: list[list[Tensor]] = [[] for _ in range(copies)]
 
-    def factor(self, params: int) -> float:
-        """Return f for a network of `params` parameters, in (0, 1]."""
-        return math.exp(-((params / 1e3 - self.mu) ** 2) / self.sigma)
+    def again(self, x: Tensor) -> None:
+        self.positions += x[0].numel() // self.copies
 
+    def record(self, x: Tensor) -> None:
+        self.again(x)
+        last = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x[:, None, None]).flatten(1, 2)
+        samples, pixels, channels = last.shape
+        values = last.reshape(samples, -1)
+        shape = (pixels, self.copies, channels // self.copies)
+        if x.is_cpu:
+            words = pack(values.numpy())
+            parted = words.reshape(*shape, *words.shape[1:]).swapaxes(0, 1)
+            for copy, part in enumerate(parted):
+                self.host[copy].append(part.reshape(-1, *words.shape[1:]))
+        else:
+            on_device = pack_on_device(values)
+            for copy, piece in enumerate(on_device.view(*shape, *on_device.shape[1:]).unbind(1)):
+                self.device[copy].append(piece.flatten(0, 1))
 
-def pack(positive: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Pack patterns (S, V) to bits: uint8 (V, ceil(S / 8))."""
-    return np.ascontiguousarray(np.packbits(positive, axis=0).T)
-
-
-def distinct(packed: list[NDArray[np.uint8]]) -> int:
-    """Number of distinct rows over all arrays (V_i, B), B bytes a pattern."""
-    rows = np.concatenate(packed)
-    width = rows.shape[1]
-    padded = np.zeros((len(rows), -(-width // 8) * 8 if width > 4 else 4), np.uint8)
-    padded[:, :width] = rows
-    if padded.shape[1] > 8:
-        return len(np.unique(padded, axis=0))
-    words = np.sort(padded.view(np.uint32 if padded.shape[1] == 4 else np.uint64).ravel())
-    return int(np.count_nonzero(words[1:] != words[:-1])) + 1
-
-
-def _initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """N(0, 1) weights and zero biases, as the authors' released code does; batch-norm follows every layer."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    def counts(self) -> list[int]:
+        if any(self.device):
+            return cast(list[int], torch.stack([distinct_on_device(words) for words in self.device]).tolist())
+        return [distinct(words) for words in self.host]
 
 
-def _patterns(network: nn.Module, images: Tensor) -> list[NDArray[np.uint8]] | None:
-    """Packed patterns of every ReLU, or None when the network is degenerate."""
-    packed: list[NDArray[np.uint8]] = []
-
-    def record(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        packed.append(pack((output > 0).flatten(1).numpy()))
-
-    handles = [m.register_forward_hook(record) for m in network.modules() if isinstance(m, nn.ReLU)]
-    try:
-        with torch.inference_mode():
-            logits = network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    alive = bool(torch.isfinite(logits).all()) and bool((logits != logits[:1]).any())
-    return packed if alive else None
+def _alive(logits: Tensor) -> bool:
+    """Whether the output (S, R, K) of every copy is finite and not the same for all images."""
+    return bool(torch.isfinite(logits).all()) and bool((logits != logits[:1]).any(2).any(0).all())
 
 
-def swap_score(build: Callable[[], nn.Module], images: Tensor, seed: int, repeats: int) -> SwapScore | None:
-    """Score one architecture, a pure function of its arguments when torch runs on one thread.
+def _copies(network: nn.Module, images: Tensor, repeats: int) -> int:
+    """How many initialisations fit a core's cache together, judged by the map of the first convolution.
+
+    A power of two, so that stacked channels fill vector registers.
+    """
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    values = images.numel() if first is None else images[:, 0].numel() * first.out_channels // first.stride[0] ** 2
+    return min(repeats, 1 << max(0, (STACKED // values).bit_length() - 1))
+
+
+def resized(images: Tensor, size: int | None) -> Tensor:
+    """Images (S, C, H, W) at size x size pixels, by area where they shrink."""
+    if size is None or tuple(images.shape[2:]) == (size, size):
+        return images
+    return functional.interpolate(images, (size, size), mode="area")
+
+
+@torch.inference_mode()
+def swap_score(build: Callable[[], nn.Module], images: Tensor, seed: int, protocol: ScoreProtocol) -> SwapScore | None:
+    """Score one architecture: a pure function of its arguments when torch runs on one thread.
 
     Args:
-        build: returns the network with batch-norm and without noise.
-        images: float32 (S, C, H, W), normalised.
+        build: returns the network, without noise; it is built on torch's meta device, its weights are drawn here.
+        images: float32 or float64 (S, C, H, W), normalised; S as the protocol says. Their device and dtype are used.
         seed: of the initialisations; repeat r draws from seed * 1000 + r.
-        repeats: number of initialisations.
+        protocol: how to measure; its `channels` and `depth` are the business of `build`.
 
     Returns:
         None when the network is degenerate: its output is not finite, or the same for every image.
+
+    Raises:
+        UnscorableError: if the network has a smooth activation.
+        ValueError: if the number of images is not the protocol's.
     """
-    network = build().train()
-    counts, positions = [], 0
-    for repeat in range(repeats):
-        _initialise(network, torch.Generator().manual_seed(seed * 1000 + repeat))
-        packed = _patterns(network, images)
-        if packed is None:
+    if len(images) != protocol.samples:
+        raise ValueError(f"protocol {protocol.name!r} takes {protocol.samples} images, found {len(images)}")
+    pictures = resized(images, protocol.image_size)
+    with torch.device("meta"):
+        network = build()
+    copies = _copies(network, pictures, protocol.repeats)
+    stack = Stack(network, copies, protocol.batch_norm)
+    counts: list[int] = []
+    positions = 0
+    for first in range(0, protocol.repeats, copies):
+        # the last stack may be more than is left: its copies too many are not counted
+        seeds = range(seed * 1000 + first, seed * 1000 + first + copies)
+        counter = _Counter(copies)
+        stack.draw(seeds, protocol.initialisation == "kaiming", pictures)
+        if not _alive(stack(pictures, counter)):
             return None
-        counts.append(distinct(packed))
-        positions = sum(len(rows) for rows in packed)
-    mean = sum(counts) / repeats
-    return SwapScore(mean, tuple(counts), positions, mean / min(positions, 2.0 ** len(images)))
+        counts += counter.counts()
+        positions = counter.positions
+    del counts[protocol.repeats :]
+    mean = sum(counts) / protocol.repeats
+    return SwapScore(mean, tuple(counts), positions, mean / max(1.0, min(positions, 2.0 ** len(images))))

@@ -5,29 +5,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from factory.cost.count import count
+from factory.cost.count import Cost, count
 from factory.cost.latency import LatencyModel
 from factory.profiles import BudgetLimits
-from factory.score.swap import SizeRegulariser, SwapScore
+from factory.score.ranking import Features, Ranking
+from factory.score.swap import SwapScore
 from factory.search.pareto import front
 from factory.spaces.plan import Input
-from factory.spaces.residual import Genome, plan
+from factory.spaces.residual import Genome, parse, plan
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Cheap figures of a genome: parameters, MB of the file, MACs, predicted latency in ms and its upper bound."""
+    """Cheap figures of a genome: what is counted, the predicted latency in ms and its upper bound."""
 
-    params: int
-    size_mb: float
-    macs: int
+    counted: Cost
     latency_ms: float
     latency_upper_ms: float
+
+    @property
+    def params(self) -> int:
+        """Parameters."""
+        return self.counted.params
+
+    @property
+    def size_mb(self) -> float:
+        """Upper bound of the file's size in 10^6 bytes."""
+        return self.counted.size_mb
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image."""
+        return self.counted.macs
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An evaluated genome; `swap` is 0 for a degenerate network, which is never chosen."""
+    """An evaluated genome; `swap` and `score` are 0 for a degenerate network, which is never chosen."""
 
     genome: str
     params: int
@@ -48,27 +62,38 @@ class Pricing:
     def costs(self, genome: Genome) -> Costs:
         """Count and predict."""
         network = plan(genome, self.picture, self.classes)
-        cost = count(network)
         latency = self._latency.predict(network)
-        return Costs(cost.params, cost.size_mb, cost.macs, latency, latency * (1 + self._latency.margin))
+        return Costs(count(network), latency, latency * (1 + self._latency.margin))
 
     def keeps(self, costs: Costs) -> bool:
         """Whether both hard budgets hold, latency with its margin."""
         return costs.size_mb <= self.limits.size_mb and costs.latency_upper_ms <= self.limits.latency_ms
 
+    def admit(self, arch: str) -> Costs | None:
+        """Costs of a genome that keeps the budgets, else None."""
+        costs = self.costs(parse(arch))
+        return costs if self.keeps(costs) else None
 
-def candidate(genome: Genome, costs: Costs, swap: SwapScore | None, regulariser: SizeRegulariser) -> Candidate:
+
+def features(costs: Costs, swap: SwapScore) -> Features:
+    """What a ranking reads."""
+    c = costs.counted
+    return Features(
+        c.params, c.macs, c.late_macs, c.positions, c.narrowest, c.convolutions, c.width, costs.latency_ms, swap.swap
+    )
+
+
+def candidate(genome: str, costs: Costs, swap: SwapScore | None, ranking: Ranking) -> Candidate:
     """Join costs and score; a degenerate network scores 0."""
-    raw = swap.swap if swap else 0.0
     return Candidate(
-        str(genome),
+        genome,
         costs.params,
         costs.size_mb,
         costs.macs,
         costs.latency_ms,
-        raw,
+        swap.swap if swap else 0.0,
         swap.saturation if swap else 0.0,
-        raw * regulariser.factor(costs.params),
+        ranking(features(costs, swap)) if swap else 0.0,
     )
 
 

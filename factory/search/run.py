@@ -1,31 +1,44 @@
 """The first stage of the search: thousands of networks scored without training."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from export.runtime.errors import GateError
 from factory.data.dataset import Part
+from factory.engine import Engine
 from factory.profiles import SearchSettings
-from factory.score.swap import SizeRegulariser
-from factory.search.candidate import Candidate, Pricing, pareto, ranked
-from factory.search.evolution import evolve
-from factory.search.pool import Scorer, pool
-from factory.search.space import SpaceReport, survey
-from factory.search.state import open_state
-from factory.training.loop import Standard, to_device
+from factory.score.protocol import FACTORY, ScoreProtocol
+from factory.score.ranking import Ranking
+from factory.score.regulariser import SizeRegulariser
+from factory.search.candidate import Candidate, Costs, Pricing, candidate, pareto, ranked
+from factory.search.evolution import ask
+from factory.search.scorer import Scorer, one_thread, score_images
+from factory.search.space import SpaceReport, smallest_genomes, survey
+from factory.search.state import SearchState, open_state
+from factory.spaces.deployable import Deployable
+from factory.training.loop import Standard
 from factory.workspace import read_json, write_json
 
 WIDTH: Final = 0.5  # sigma = (WIDTH * mu)^2: at half the size aimed for, f is exp(-1)
 STATE: Final = "search.sqlite"
+SATURATED: Final = 0.5  # above this share of its ceiling a score mostly counts activations
+SAMPLES: Final = (16, 32, 64)
+PROBED: Final = 12
 
 
 def regulariser(report: SpaceReport) -> SizeRegulariser:
-    """Aim at the upper end of what both budgets leave: the largest feasible network of the sample."""
+    """Aim at the upper end of what both budgets leave: the largest feasible network of the sample.
+
+    Raises:
+        GateError: if the space cannot keep the budgets, saying which is the tightest.
+    """
+    if not report.satisfiable:
+        raise GateError("no network of the space keeps the budgets", found=report.tightest(), fix="raise that budget")
     limits = report.limits
     feasible = [
         c.params
@@ -36,23 +49,90 @@ def regulariser(report: SpaceReport) -> SizeRegulariser:
     return SizeRegulariser(mu, (WIDTH * mu) ** 2)
 
 
-def score_images(train: Part, norm: Standard, samples: int, seed: int) -> torch.Tensor:
-    """Draw `samples` training images, all classes in turn; float32 (S, C, H, W), normalised."""
-    rng = np.random.default_rng(seed)
-    queues = [list(rng.permutation(np.flatnonzero(train.labels == label))) for label in np.unique(train.labels)]
-    rows: list[int] = []
-    while len(rows) < min(samples, len(train.labels)):
-        rows += [int(queue.pop()) for queue in queues if queue]
-    return norm.apply(to_device(train.images[rows[:samples]], "cpu").float() / 255)
+def _asked(
+    told: Sequence[Candidate], number: int, pricing: Pricing, population: int, rng: np.random.Generator
+) -> list[tuple[str, Costs]]:
+    """New genomes with their costs; in a space whose budgets are nearly out of reach, its smallest first."""
+    space = Deployable(pricing.picture, pricing.classes)
+    parents = [c.genome for c in ranked(told)[:population]]
+    asked = ask(parents, {c.genome for c in told}, number, space, pricing.admit, rng)
+    if not asked and not told:
+        least = [(str(genome), pricing.costs(genome)) for genome in smallest_genomes(pricing)]
+        asked = [(arch, costs) for arch, costs in least if pricing.keeps(costs)][:number]
+    if not asked and not told:
+        raise GateError("no network of the space keeps the budgets", fix="`factory space` says what can be reached")
+    return asked
+
+
+def evolve(
+    settings: SearchSettings,
+    pricing: Pricing,
+    ranking: Ranking,
+    scorer: Scorer,
+    engine: Engine,
+    state: SearchState,
+    tick: Callable[[int], None],
+) -> list[Candidate]:
+    """Search until `settings.candidates` are scored, going on from what `state` holds; return all of them.
+
+    `tick` is called with the number of candidates so far.
+
+    Raises:
+        GateError: if no genome that keeps the budgets was found at all.
+    """
+    rng = np.random.default_rng(settings.seed)
+    generation, told = state.restore(rng)
+    while len(told) < settings.candidates:
+        tick(len(told))
+        number = min(settings.population, settings.candidates - len(told))
+        asked = _asked(told, number, pricing, settings.population, rng)
+        if not asked:
+            break
+        new = []
+        for (arch, costs), swap in zip(asked, engine.map(scorer, [arch for arch, _ in asked]), strict=True):
+            new.append(candidate(arch, costs, swap, ranking))
+            tick(len(told) + len(new))
+        state.tell(generation, new, rng)
+        told, generation = told + new, generation + 1
+    tick(len(told))
+    return told
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A protocol and the median saturation of the networks it was tried on."""
+
+    protocol: ScoreProtocol
+    saturation: float
+
+
+def least_saturated(pricing: Pricing, images_of: Callable[[int], Tensor], settings: SearchSettings) -> list[Measured]:
+    """Try the numbers of samples on random feasible networks; the least saturated protocol first."""
+    rng, space = np.random.default_rng(settings.seed), Deployable(pricing.picture, pricing.classes)
+    archs = [arch for arch, _ in ask([], (), PROBED, space, pricing.admit, rng)]
+    tried: list[Measured] = []
+    for samples in SAMPLES:
+        images = images_of(samples)
+        if tried and len(images) <= tried[-1].protocol.samples:
+            break
+        protocol = replace(FACTORY, samples=len(images), repeats=1)
+        scorer = Scorer(space, images, pricing.classes, settings.seed, protocol)
+        scores = [one_thread(scorer, arch) for arch in archs]
+        saturation = float(np.median([1.0 if score is None else score.saturation for score in scores]))
+        tried.append(Measured(replace(protocol, repeats=settings.repeats), saturation))
+    return sorted(tried, key=lambda m: m.saturation)
 
 
 def search(
     settings: SearchSettings,
     pricing: Pricing,
+    ranking: Ranking,
     train: Part,
     norm: Standard,
+    engine: Engine,
     folder: Path,
     tick: Callable[[int], None],
+    say: Callable[[str], None],
 ) -> None:
     """Run the evolution in `folder`, going on from what is there; leave search.json.
 
@@ -62,18 +142,19 @@ def search(
     report = survey(pricing)
     if not report.satisfiable:
         raise GateError("no network of the space keeps the budgets", found=report.tightest(), fix="raise that budget")
-    size = regulariser(report)
-    scorer = Scorer(
-        score_images(train, norm, settings.samples, settings.seed),
-        pricing.classes,
-        settings.seed,
-        settings.repeats,
-    )
-    with open_state(folder / STATE) as state, pool(scorer, settings.workers) as workers:
-        told = evolve(settings, pricing, size, workers, state, tick)
+    tried = least_saturated(pricing, lambda samples: score_images(train, norm, samples, settings.seed), settings)
+    protocol = tried[0].protocol
+    if tried[0].saturation > SATURATED:
+        say(f"the score is saturated ({tried[0].saturation:.0%} of its ceiling at best): here it counts activations")
+    images = score_images(train, norm, protocol.samples, settings.seed)
+    scorer = Scorer(Deployable(pricing.picture, pricing.classes), images, pricing.classes, settings.seed, protocol)
+    with open_state(folder / STATE) as state:
+        told = evolve(settings, pricing, ranking, scorer, engine, state, tick)
     document = {
         "evaluated": len(told),
-        "regulariser": asdict(size),
+        "ranking": ranking.as_json(),
+        "protocol": asdict(protocol) | {"digest": protocol.digest},
+        "saturation": [{"samples": m.protocol.samples, "saturation": m.saturation} for m in tried],
         "front": [asdict(c) for c in pareto(told)],
         "candidates": [asdict(c) for c in ranked(told)],
     }
@@ -81,9 +162,23 @@ def search(
     (folder / STATE).unlink()  # all of it is in the document now, which unlike the database has one form
 
 
-def load_search(folder: Path) -> tuple[list[Candidate], list[Candidate], SizeRegulariser]:
-    """All candidates best first, the front by latency, and the regulariser."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All candidates best first, the front by latency, and how they were scored."""
+
+    candidates: list[Candidate]
+    front: list[Candidate]
+    protocol: ScoreProtocol
+    ranking: dict[str, Any]
+
+
+def load_search(folder: Path) -> Found:
+    """Read what `search` left."""
     document = read_json(folder / "search.json")
-    candidates = [Candidate(**row) for row in document["candidates"]]
-    front = [Candidate(**row) for row in document["front"]]
-    return candidates, front, SizeRegulariser(**document["regulariser"])
+    protocol = {key: value for key, value in document["protocol"].items() if key != "digest"}
+    return Found(
+        [Candidate(**row) for row in document["candidates"]],
+        [Candidate(**row) for row in document["front"]],
+        ScoreProtocol(**protocol),
+        document["ranking"],
+    )

@@ -3,26 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any, Final, Literal
 
 from export.runtime.errors import GateError
 from factory.cost.latency import LatencyBook
-from factory.data.dataset import Dataset
-from factory.profiles import TrainingSettings
-from factory.score.swap import SizeRegulariser
+from factory.engine import Engine
+from factory.score.ranking import Ranking
 from factory.search.candidate import Candidate, Pricing, candidate
-from factory.search.pool import Scorer
-from factory.spaces.network import build
+from factory.search.scorer import Scorer, one_thread
+from factory.search.trials import History, TrialBook
 from factory.spaces.residual import Genome, parse, plain_genomes, plan
-from factory.training.checkpoint import Progress
-from factory.training.compute import Compute
-from factory.training.full import recipe_of
-from factory.training.loop import Recipe, Standard, fit
 from factory.workspace import read_json, write_json
 
-NEAR = 1.5  # a plain network predicted to be this much slower than the budget is not worth measuring
+NEAR: Final = 1.5  # a plain network predicted to be this much slower than the budget is not worth measuring
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +27,17 @@ class Entry:
     latency_ms: float
     val_balanced_accuracy: float
     val_loss: float
-    history: list[dict[str, float | None]]
+    history: History
+
+
+@dataclass(frozen=True, slots=True)
+class Proving:
+    """What candidates are measured and tried with: costs, the device's timings, short trainings, and who works."""
+
+    pricing: Pricing
+    latencies: LatencyBook
+    trials: TrialBook
+    engine: Engine
 
 
 def family(genome: str) -> tuple[int, tuple[str, ...]]:
@@ -86,73 +89,52 @@ def within_budget(
     return kept
 
 
-def _train(
-    genome: str,
-    pricing: Pricing,
-    data: Dataset,
-    norm: Standard,
-    recipe: Recipe,
-    compute: Compute,
-    checkpoint: Path,
-    on_epoch: Callable[[Progress], None],
-) -> list[dict[str, float | None]]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        network = build(plan(parse(genome), pricing.picture, pricing.classes))
-    return fit(network, data.train, data.val, norm, recipe, compute, checkpoint, on_epoch)
+def _reference(proving: Proving, ranking: Ranking, scorer: Scorer) -> Candidate | None:
+    plain = reference(proving.pricing, proving.latencies)
+    if plain is None:
+        return None
+    return candidate(str(plain), proving.pricing.costs(plain), one_thread(scorer, str(plain)), ranking)
+
+
+def outcome(history: History) -> tuple[float, float]:
+    """Balanced accuracy and loss on validation images at the end of a training."""
+    accuracy, loss = history[-1]["val_balanced_accuracy"], history[-1]["val_loss"]
+    assert accuracy is not None and loss is not None
+    return accuracy, loss
 
 
 def shortlist(
     best: Sequence[Candidate],
     number: int,
-    settings: TrainingSettings,
-    pricing: Pricing,
-    size: SizeRegulariser,
+    ranking: Ranking,
     scorer: Scorer,
-    book: LatencyBook,
-    data: Dataset,
-    norm: Standard,
-    compute: Compute,
+    proving: Proving,
     folder: Path,
-    update: Callable[[int, str], None],
+    tick: Callable[[str], None],
 ) -> None:
     """Train the best `number` and the reference briefly; write shortlist.json, the best on validation first.
 
-    `update` is called with the epochs done over all networks, and the name of the one at work.
+    `tick` is called with the name of each network that is trained.
 
     Raises:
         GateError: if no network keeps the latency budget when measured.
     """
-    entries: list[tuple[Literal["candidate", "reference"], Candidate]] = []
-    measured: dict[str, float] = {}
-    for item, latency in within_budget(best, number, pricing, book, lambda: None):
-        entries.append(("candidate", item))
-        measured[item.genome] = latency
-    plain = reference(pricing, book)
-    if plain is not None and str(plain) not in measured:
-        torch.set_num_threads(1)
-        entries.append(("reference", candidate(plain, pricing.costs(plain), scorer(str(plain)), size)))
-        torch.set_num_threads(compute.threads)
-        measured[str(plain)] = book.measure([plan(plain, pricing.picture, pricing.classes)], lambda: None)[0]
+    pricing, latencies = proving.pricing, proving.latencies
+    kept = within_budget(best, number, pricing, latencies, lambda: None)
+    plain = _reference(proving, ranking, scorer)
+    entries: list[tuple[Literal["candidate", "reference"], Candidate, float]] = [("candidate", *item) for item in kept]
+    if plain is not None and all(plain.genome != item.genome for item, _ in kept):
+        shape = plan(parse(plain.genome), pricing.picture, pricing.classes)
+        entries.append(("reference", plain, latencies.measure([shape], lambda: None)[0]))
     if not entries:
         raise GateError("none of the best networks keeps the latency budget when measured", fix="raise latency_ms")
-    # without Swapout, which costs accuracy until a training is long
-    recipe = recipe_of(settings, settings.short_epochs)
-    rows = []
-    for number_done, (role, item) in enumerate(entries):
-        history = _train(
-            item.genome, pricing, data, norm, recipe, compute,
-            folder / f"checkpoint-{number_done}.safetensors",
-            lambda p, n=number_done, g=item.genome: update(n * recipe.epochs + p.epoch, g),  # type: ignore[misc]
-        )  # fmt: skip
-        last = history[-1]
-        accuracy, loss = last["val_balanced_accuracy"], last["val_loss"]
-        assert accuracy is not None and loss is not None
-        rows.append(Entry(role, item, measured[item.genome], accuracy, loss, history))
+    histories = proving.trials.run([item.genome for _, item, _ in entries], proving.engine, tick)
+    rows = [
+        Entry(role, item, latency, *outcome(history), history)
+        for (role, item, latency), history in zip(entries, histories, strict=True)
+    ]
     rows.sort(key=lambda e: (e.val_loss, e.candidate.genome))
     write_json(folder / "shortlist.json", [asdict(row) for row in rows])
-    for checkpoint in folder.glob("checkpoint-*.safetensors"):
-        checkpoint.unlink()
 
 
 def load_shortlist(folder: Path) -> list[Entry]:

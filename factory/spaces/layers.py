@@ -4,12 +4,27 @@ import torch
 from torch import Tensor, nn
 
 
+def by_copy(x: Tensor, copies: int) -> Tensor:
+    """View (N, copies * C, H, W) as (N, H, W, copies, C)."""
+    last = x.permute(0, 2, 3, 1)
+    return last.view(*last.shape[:3], copies, -1)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """View (N, H, W, copies, C) as (N, copies * C, H, W), in channels-last layout where `x` is contiguous."""
+    return x.flatten(3).permute(0, 3, 1, 2)
+
+
 class Concat(nn.Module):
-    """Joins feature maps (N, C_i, H, W) along the channels."""
+    """Joins feature maps (N, C_i, H, W) along the channels, of each copy where a score stacks several."""
+
+    copies = 1
 
     def forward(self, *maps: Tensor) -> Tensor:
         """Return (N, sum of C_i, H, W)."""
-        return torch.cat(maps, 1)
+        if self.copies == 1:
+            return torch.cat(maps, 1)
+        return side_by_side(torch.cat([by_copy(x, self.copies) for x in maps], 4))
 
 
 class Zero(nn.Module):

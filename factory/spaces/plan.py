@@ -67,6 +67,11 @@ class Op:
     width: int
     conv: Conv | None = None
 
+    @property
+    def values(self) -> int:
+        """Number of values of the output for one image."""
+        return self.channels * self.height * self.width
+
 
 class _Trace:
     def __init__(self, plan: Plan) -> None:

@@ -35,3 +35,8 @@ def test_a_small_network_is_counted_by_hand() -> None:
     assert cost.params == (8 * 9 + 8) + (8 * 16 + 16) + (16 * 9 + 16) + (16 * 24 + 24) + (24 * 5 + 5)
     assert cost.macs == 160 * 8 * 9 + 160 * 8 * 16 + 40 * 16 * 9 + 40 * 16 * 24 + 24 * 5
     assert cost.size_mb == pytest.approx(4 * cost.params / 1e6, abs=5e-3)
+    assert cost.late_macs == 40 * 16 * 9 + 40 * 16 * 24  # 8 x 5 pixels are a sixteenth of 32 x 20
+    assert cost.positions == 160 * 8 + 160 * 16 + 40 * 16
+    assert cost.narrowest == 40 * 16
+    assert cost.convolutions == 4
+    assert cost.width == pytest.approx((8 * 16 * 16 * 24) ** (1 / 4))

@@ -1,12 +1,15 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from factory.cost.latency import LatencyModel
 from factory.profiles import BudgetLimits
+from factory.score.protocol import FACTORY
 from factory.search.candidate import Pricing
-from factory.search.pool import Scorer
+from factory.search.scorer import Scorer
+from factory.spaces.deployable import Deployable
 from factory.spaces.plan import Input
 
 PICTURE = Input(16, 16, 1)
@@ -28,4 +31,4 @@ def pricing_of() -> Callable[..., Pricing]:
 def scorer() -> Scorer:
     """Scores by twelve noise pictures."""
     images = torch.randn(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    return Scorer(images, classes=2, seed=0, repeats=1)
+    return Scorer(Deployable(PICTURE, 2), images, 2, 0, replace(FACTORY, samples=12, repeats=1))

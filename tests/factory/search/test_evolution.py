@@ -7,21 +7,26 @@ import pytest
 import torch
 
 from export.runtime.errors import GateError
+from factory.engine import Serial
 from factory.profiles import SearchSettings
-from factory.score.swap import SizeRegulariser, SwapScore, swap_score
+from factory.score.ranking import Regularised
+from factory.score.regulariser import SizeRegulariser
+from factory.score.swap import swap_score
 from factory.search import evolution
-from factory.search.candidate import Candidate, Pricing, candidate, ranked
-from factory.search.evolution import ask, evolve
-from factory.search.pool import Pool, Scorer, pool
+from factory.search.candidate import Candidate, Pricing, ranked
+from factory.search.evolution import ask
+from factory.search.run import evolve
+from factory.search.scorer import Scorer
 from factory.search.space import smallest_genomes
 from factory.search.state import open_state
+from factory.spaces.deployable import Deployable
 from factory.spaces.network import build
 from factory.spaces.residual import parse, plan, random_genome
 
 PricingOf = Callable[..., Pricing]
-SETTINGS = SearchSettings(candidates=60, population=12, samples=8, repeats=1, workers=1)
+SETTINGS = SearchSettings(candidates=60, population=12, repeats=1, workers=1)
 SIZE = SizeRegulariser(mu=20.0, sigma=100.0)
-FLAT = SizeRegulariser(mu=0.0, sigma=1e12)
+RANKING = Regularised(SIZE)
 
 
 @pytest.fixture
@@ -42,8 +47,8 @@ def evolved(
         if stop is not None and done >= stop:
             raise Interrupted
 
-    with open_state(path) as state, pool(scorer, settings.workers) as workers:
-        return evolve(settings, pricing, SIZE, workers, state, tick)
+    with open_state(path) as state:
+        return evolve(settings, pricing, RANKING, scorer, Serial(), state, tick)
 
 
 def test_every_candidate_is_new_keeps_the_budgets_and_is_what_it_says(
@@ -64,7 +69,7 @@ def test_every_candidate_is_new_keeps_the_budgets_and_is_what_it_says(
         assert c.latency_ms * 1.25 <= 0.3
         assert c.score == pytest.approx(c.swap * SIZE.factor(c.params))
     c = found[7]
-    score = swap_score(lambda: build(plan(parse(c.genome), pricing.picture, 2)), scorer.images, 0, 1)
+    score = swap_score(lambda: build(plan(parse(c.genome), pricing.picture, 2)), scorer.images, 0, scorer.protocol)
     assert score is not None
     assert (c.swap, c.saturation) == (score.swap, score.saturation)
 
@@ -103,7 +108,7 @@ def test_a_search_that_is_done_asks_for_nothing_more(tmp_path: Path, pricing_of:
     found = evolved(tmp_path / "s", pricing_of(), scorer)
     ticks: list[int] = []
     with open_state(tmp_path / "s") as state:
-        again = evolve(SETTINGS, pricing_of(), SIZE, Pool(scorer, None), state, ticks.append)
+        again = evolve(SETTINGS, pricing_of(), RANKING, scorer, Serial(), state, ticks.append)
     assert again == found
     assert ticks == [60]
 
@@ -111,7 +116,7 @@ def test_a_search_that_is_done_asks_for_nothing_more(tmp_path: Path, pricing_of:
 def test_progress_counts_every_candidate_once(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:
     ticks: list[int] = []
     with open_state(tmp_path / "s") as state:
-        evolve(SETTINGS, pricing_of(), SIZE, Pool(scorer, None), state, ticks.append)
+        evolve(SETTINGS, pricing_of(), RANKING, scorer, Serial(), state, ticks.append)
     assert sorted(set(ticks)) == list(range(61))
     assert ticks == sorted(ticks)
 
@@ -124,31 +129,39 @@ def test_budgets_that_nothing_keeps_are_a_gate(tmp_path: Path, pricing_of: Prici
 
 
 @pytest.mark.usefixtures("_few_tries")
-def test_budgets_that_only_the_least_networks_keep_still_give_candidates(pricing_of: PricingOf) -> None:
+def test_budgets_that_only_the_least_networks_keep_still_give_candidates(
+    tmp_path: Path, pricing_of: PricingOf, scorer: Scorer
+) -> None:
     least = min(pricing_of().costs(genome).size_mb for genome in smallest_genomes(pricing_of()))
-    pricing = pricing_of(latency_ms=100, size_mb=least)
-    asked = ask([], 12, pricing, 12, np.random.default_rng(0))
-    assert asked
-    assert all(pricing.keeps(new.costs) for new in asked)
+    found = evolved(tmp_path / "s", pricing_of(latency_ms=100, size_mb=least), scorer)
+    assert found
+    assert all(c.size_mb <= least for c in found)
 
 
 def test_children_descend_from_the_better_part_of_the_population(pricing_of: PricingOf) -> None:
     """The winner of three comes from the best third in 1 - (2/3)^3 = 70 % of tournaments, if the best wins."""
-    pricing, rng = pricing_of(latency_ms=100, size_mb=100), np.random.default_rng(0)
-    drawn = [random_genome(rng, pricing.picture) for _ in range(30)]
-    told = []
-    for i, genome in enumerate(drawn):
-        marked = replace(genome, stem_width=32 if i < 10 else 8)
-        told.append(candidate(marked, pricing.costs(marked), SwapScore(30.0 - i, (30 - i,), 99, 0.5), FLAT))
-    asked = ask(told[::-1], 200, pricing, 30, rng)
-    stems = [new.genome.stem_width for new in asked]
+    picture, rng = pricing_of().picture, np.random.default_rng(0)
+    space = Deployable(picture, 2)
+    drawn = [random_genome(rng, picture) for _ in range(30)]
+    told = [str(replace(genome, stem_width=32 if i < 10 else 8)) for i, genome in enumerate(drawn)]
+    asked = ask(told, told, 200, space, lambda _: True, rng)
+    stems = [parse(arch).stem_width for arch, _ in asked]
     assert 0.5 < stems.count(32) / len(stems) < 0.85
-    best_ten = ask(told[::-1], 100, pricing, 10, rng)
-    assert [new.genome.stem_width for new in best_ten].count(8) < 20  # a few fresh ones only: the rest have no children
+    best_ten = ask(told[:10], told, 100, space, lambda _: True, rng)
+    assert [parse(arch).stem_width for arch, _ in best_ten].count(8) < 20  # a few fresh ones: the rest are no parents
+
+
+def test_what_is_not_admitted_or_was_seen_is_never_asked(pricing_of: PricingOf) -> None:
+    space, rng = Deployable(pricing_of().picture, 2), np.random.default_rng(0)
+    asked = ask([], (), 50, space, lambda arch: len(arch) if "mb" in arch else None, rng)
+    assert len(asked) == len({arch for arch, _ in asked}) == 50
+    assert all("mb" in arch and said == len(arch) for arch, said in asked)
+    again = ask([arch for arch, _ in asked], {arch for arch, _ in asked}, 50, space, lambda _: 0, rng)
+    assert not {arch for arch, _ in asked} & {arch for arch, _ in again}
 
 
 def test_a_degenerate_network_is_told_but_never_chosen(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:
-    blind = Scorer(torch.zeros_like(scorer.images), 2, 0, 1)
+    blind = replace(scorer, images=torch.zeros_like(scorer.images))
     found = evolved(tmp_path / "s", pricing_of(), blind)
     assert len(found) == 60
     assert {(c.swap, c.saturation, c.score) for c in found} == {(0.0, 0.0, 0.0)}

@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 
 from export.runtime.errors import GateError
 from factory.data.dataset import Dataset, Part
+from factory.engine import Serial, engine
 from factory.profiles import SearchSettings
+from factory.score.ranking import PowerLaw, Regularised
 from factory.search.candidate import Pricing, pareto, ranked
-from factory.search.pool import Scorer, pool
-from factory.search.run import load_search, regulariser, score_images, search
+from factory.search.run import SATURATED, least_saturated, load_search, regulariser, search
+from factory.search.scorer import Scorer, one_thread, score_images
 from factory.search.space import survey
 from factory.spaces.residual import parse, random_genome
 from factory.training.loop import Standard, standard
@@ -23,8 +26,11 @@ DataOf = Callable[..., Dataset]
 
 def searched(folder: Path, pricing: Pricing, data: Dataset, workers: int) -> bytes:
     folder.mkdir()
-    settings = SearchSettings(candidates=30, population=10, samples=8, repeats=2, workers=workers)
-    search(settings, pricing, data.train, standard(data.train.images), folder, lambda _: None)
+    settings = SearchSettings(candidates=30, population=10, repeats=2, workers=workers)
+    ranking = Regularised(regulariser(survey(pricing)))
+    norm = standard(data.train.images)
+    with engine("processes", workers, None) as workers_:
+        search(settings, pricing, ranking, data.train, norm, workers_, folder, lambda _: None, lambda _: None)
     assert [path.name for path in folder.iterdir()] == ["search.json"]
     return (folder / "search.json").read_bytes()
 
@@ -36,19 +42,38 @@ def test_two_processes_find_what_one_finds_to_the_last_bit(
     one = searched(tmp_path / "1", pricing_of(), data, workers=1)
     assert searched(tmp_path / "2", pricing_of(), data, workers=2) == one
     document = json.loads(one)
-    candidates, front, size = load_search(tmp_path / "1")
-    assert document["evaluated"] == len(candidates) == 30
-    assert candidates == ranked(candidates)
-    assert front == pareto(candidates)
-    assert size == regulariser(survey(pricing_of()))
+    found = load_search(tmp_path / "1")
+    assert document["evaluated"] == len(found.candidates) == 30
+    assert found.candidates == ranked(found.candidates)
+    assert found.front == pareto(found.candidates)
+    assert found.ranking == Regularised(regulariser(survey(pricing_of()))).as_json()
+    assert document["protocol"]["digest"] == found.protocol.digest
 
 
-def test_scores_come_in_the_order_asked(scorer: Scorer, pricing_of: PricingOf) -> None:
+def test_the_least_saturated_protocol_is_chosen_and_a_saturated_one_is_said(
+    tmp_path: Path, pricing_of: PricingOf, data_of: DataOf
+) -> None:
+    train = data_of(side=16).train
+    norm = standard(train.images)
+    tried = least_saturated(pricing_of(), lambda s: score_images(train, norm, s, 0), SearchSettings(repeats=3))
+    assert [m.saturation for m in tried] == sorted(m.saturation for m in tried)
+    assert {m.protocol.samples for m in tried} == {16, 32, min(64, len(train.labels))}
+    assert {m.protocol.repeats for m in tried} == {3}
+    said: list[str] = []
+    settings = SearchSettings(candidates=20, population=10, repeats=1)
+    ranking = PowerLaw((("macs", 1.0),))
+    search(settings, pricing_of(), ranking, train, norm, Serial(), tmp_path, lambda _: None, said.append)
+    assert any("saturated" in text for text in said) == (tried[0].saturation > SATURATED)
+    found = load_search(tmp_path)
+    assert found.protocol == replace(tried[0].protocol, repeats=1)
+    assert all(c.score == pytest.approx(c.macs) for c in found.candidates)
+
+
+def test_a_score_does_not_depend_on_the_threads_of_its_process(scorer: Scorer, pricing_of: PricingOf) -> None:
     rng = np.random.default_rng(0)
     genomes = [str(random_genome(rng, pricing_of().picture)) for _ in range(6)]
     torch.set_num_threads(2)
-    with pool(scorer, 1) as workers:
-        together = list(workers.map(genomes))
+    together = [one_thread(scorer, genome) for genome in genomes]
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     assert together == [scorer(genome) for genome in genomes]

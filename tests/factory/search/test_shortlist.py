@@ -9,20 +9,24 @@ from factory.cost import latency
 from factory.cost.latency import LatencyBook
 from factory.cost.probe import probe
 from factory.data.dataset import Dataset
+from factory.engine import Serial
 from factory.profiles import DeviceProfile, TrainingSettings
-from factory.score.swap import SizeRegulariser
+from factory.score.ranking import Regularised
+from factory.score.regulariser import SizeRegulariser
 from factory.search.candidate import Candidate, Pricing, candidate, ranked
-from factory.search.pool import Scorer
-from factory.search.shortlist import Entry, diverse, load_shortlist, reference, shortlist, within_budget
+from factory.search.scorer import Scorer
+from factory.search.shortlist import Entry, Proving, diverse, load_shortlist, reference, shortlist, within_budget
+from factory.search.trials import Trial, TrialBook
 from factory.spaces.residual import Genome, parse, plain_genomes, plan, random_genome
 from factory.training.compute import Compute
+from factory.training.full import recipe_of
 from factory.training.loop import standard
 from factory.workspace import sha256, write_json
 
 PricingOf = Callable[..., Pricing]
 DataOf = Callable[..., Dataset]
 DEVICE = DeviceProfile(name="bench", description="this machine", runtime="onnxruntime-cpu", precision="fp32")
-SIZE = SizeRegulariser(10.0, 100.0)
+SIZE = Regularised(SizeRegulariser(10.0, 100.0))
 A = "stem_w8_s1-basic_w8_d1_k3_e1_s1-basic_w16_d1_k3_e1_s2"
 SAME = "stem_w16_s1-basic_w24_d2_k5_e2_s1-basic_w32_d1_k3_e1_s2"
 STEM = "stem_w8_s2-basic_w8_d1_k3_e1_s1-basic_w16_d1_k3_e1_s2"
@@ -108,24 +112,25 @@ class Stopped(Exception):  # noqa: N818
 
 
 def shortlisted(
-    folder: Path, pricing: Pricing, scorer: Scorer, data: Dataset, runs: Path, stop: tuple[int, str] | None = None
+    folder: Path, pricing: Pricing, scorer: Scorer, data: Dataset, runs: Path, stop: str | None = None
 ) -> list[Entry]:
-    seen: list[tuple[int, str]] = []
+    seen: list[str] = []
 
-    def update(done: int, genome: str) -> None:
-        seen.append((done, genome))
-        if (done, genome) == stop:
+    def tick(genome: str) -> None:
+        seen.append(genome)
+        if genome == stop:
             raise Stopped
 
-    best = [candidate(parse(g), pricing.costs(parse(g)), scorer(g), SIZE) for g in (A, KINDS)]
-    settings = TrainingSettings(short_epochs=2, batch=16)
+    best = [candidate(g, pricing.costs(parse(g)), scorer(g), SIZE) for g in (A, KINDS)]
+    recipe = recipe_of(TrainingSettings(batch=16), 2)
+    trial = Trial(data.train, data.val, 2, standard(data.train.images), recipe, Compute("cpu", "float32", 1))
     folder.mkdir(exist_ok=True)
-    shortlist(
-        best, 2, settings, pricing, SIZE, scorer, LatencyBook(runs, DEVICE), data,
-        standard(data.train.images), Compute("cpu", "float32", 1), folder, update,
-    )  # fmt: skip
+    proving = Proving(
+        pricing, LatencyBook(runs, DEVICE), TrialBook(folder.parent / "trials.json", trial, "d"), Serial()
+    )
+    shortlist(best, 2, SIZE, scorer, proving, folder, tick)
     assert [path.name for path in folder.iterdir()] == ["shortlist.json"]
-    assert [done for done, _ in seen][-1] == 6
+    assert len(seen) == 3
     return load_shortlist(folder)
 
 
@@ -148,7 +153,7 @@ def test_candidates_and_the_reference_are_trained_and_the_best_on_validation_com
         )
         assert e.latency_ms > 0 and e.candidate.swap > 0
     with pytest.raises(Stopped):
-        shortlisted(tmp_path / "two", pricing, scorer, data, tmp_path, stop=(3, KINDS))
+        shortlisted(tmp_path / "two", pricing, scorer, data, tmp_path, stop=KINDS)
     assert shortlisted(tmp_path / "two", pricing, scorer, data, tmp_path) == entries
 
 

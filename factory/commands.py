@@ -1,0 +1,105 @@
+"""What the commands of `factory` share: errors in one line, options, output."""
+
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from export.runtime.errors import EnvironmentLacks, FactoryError
+from factory.progress import say
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn what a user can cause into one clear message and the right exit code."""
+    try:
+        yield
+    except FactoryError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        sys.exit(130)
+    except (OSError, sqlite3.OperationalError) as error:
+        name = getattr(error, "filename", None)
+        say(f"error: {getattr(error, 'strerror', None) or error}{f': {name}' if name else ''}")
+        say("expected a place that can be written, with space left; free some space or choose another --runs folder,")
+        say("then give the same command again: complete stages are kept")
+        sys.exit(EnvironmentLacks.exit_code)
+
+
+def command(function: F) -> F:
+    """Give a command the common handling of errors."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with _plain_errors():
+            return function(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+line_argument = click.argument("line")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+runs_option = click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=lambda: Path(os.environ.get("FACTORY_RUNS", "runs")),
+    help="Folder of all runs; else FACTORY_RUNS, else ./runs.",
+)
+key_option = click.option(
+    "--key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=lambda: default_key(),  # noqa: PLW0108 - defined below
+    help="Signing key; else FACTORY_KEY, else signing.key in the user's configuration folder.",
+)
+
+
+def default_key() -> Path:
+    """FACTORY_KEY, else signing.key in the user's configuration folder."""
+    from platformdirs import user_config_path
+
+    named = os.environ.get("FACTORY_KEY")
+    return Path(named) if named else user_config_path("edge-model-factory") / "signing.key"
+
+
+def engine_options(function: F) -> F:
+    """Give a command the choice of who works."""
+    name = click.option(
+        "--engine",
+        type=click.Choice(("processes", "serial", "ray")),
+        default="processes",
+        show_default=True,
+        help="Who scores and trains: processes of this machine, this process alone, or a Ray cluster.",
+    )
+    address = click.option("--address", help="Ray cluster, as host:port or auto; without it a local one is started.")
+    return name(address(function))
+
+
+def open_run(line: str, runs: Path, engine: Any = "processes", address: str | None = None) -> Any:
+    """Load a line's profile and open its run."""
+    from factory.engine import Workers
+    from factory.pipeline import Run
+    from factory.profiles import load_line
+
+    profile, root = load_line(line)
+    return Run(profile, root, runs, Workers(engine, address))
+
+
+def emit(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    click.echo(json.dumps(document, allow_nan=False))
+
+
+def say_next(text: str) -> None:
+    """Name the next command on standard error."""
+    say(f"next: {text}")
