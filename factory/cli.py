@@ -7,6 +7,8 @@ import click
 
 import factory
 from export.runtime.errors import EnvironmentLacks, GateError, UsageError
+from factory.cli_audit import audit
+from factory.cli_scores import correlate, score
 from factory.commands import (
     command,
     default_key,
@@ -87,15 +89,35 @@ def check_data(line: str, runs: Path, as_json: bool) -> None:
 
 @main.command()
 @line_argument
+@click.option(
+    "--compare",
+    nargs=2,
+    metavar="A B",
+    help="Compare two restrictions, such as: all kinds=basic,mb+depths=1,2; and say which choices could be left out.",
+)
 @runs_option
 @json_option
 @command
-def space(line: str, runs: Path, as_json: bool) -> None:
+def space(line: str, compare: tuple[str, str] | None, runs: Path, as_json: bool) -> None:
     """Print what the space offers in every budgeted quantity, and whether the budgets can be met."""
     from factory.search.space import survey
-    from factory.tables import show_space
+    from factory.spaces.restriction import parse_restriction
+    from factory.tables import show_comparison, show_space
+    from factory.workspace import read_json
 
     run = open_run(line, runs)
+    if compare:
+        alternatives = [parse_restriction(text, run.line.space) for text in compare]
+        with run.workspace.locked():
+            folder = run.compare_stage(alternatives).path
+        document = {"line": run.line.name, **read_json(folder / "compare.json")}
+        if as_json:
+            emit(document)
+        else:
+            show_comparison(document)
+            click.echo(f"figure: {folder / 'compare.svg'}")
+        say_next(f"factory search {line}")
+        return
     with run.workspace.locked():
         report = survey(run.pricing)
     if as_json:
@@ -315,6 +337,11 @@ def _require_key(key: Path) -> None:
     if not key.is_file():
         raise UsageError(f"no signing key at {key}", fix="make one with: factory keys new, or name one with --key")
     load_private(key)
+
+
+main.add_command(score)
+main.add_command(correlate)
+main.add_command(audit)
 
 
 def _advice(line: str) -> str:

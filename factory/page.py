@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 import factory
 from export.runtime.decision import decide, reject_scores, softmax
+from factory.evidence.advice import formula, scope
 from factory.handover import bundle_id_of, versions
 from factory.outcome import Results
 from factory.report import model as m
@@ -156,13 +157,19 @@ def _headline(results: Results) -> str:
 def _ranked_by(ranking: dict[str, Any]) -> str:
     if ranking["name"] == "paper":
         return "The published form ranked the candidates all the same, as the profile asks."
-    powers = " · ".join(f"{name}^{exponent:.2g}" for name, exponent in ranking["exponents"].items())
     return (
-        f"The candidates were ranked by {powers} ({ranking['name']}), and a short real training chose among the best."
+        f"The candidates were ranked by {formula(ranking)} ({ranking['name']}), "
+        "and a short real training chose among the best."
     )
 
 
-def _notes(results: Results) -> list[str]:
+def _audited(audit: dict[str, Any] | None) -> str:
+    if audit is None:
+        return "No audit was made: factory audit LINE --nets 24 measures how far the score can be trusted here."
+    return f"{audit['sentence']} So says an audit of {scope(audit)}."
+
+
+def _notes(results: Results, audit: dict[str, Any] | None) -> list[str]:
     notes = [f"Missed: {phrase}." for phrase in results.missed]
     saturated = np.median([c.saturation for c in results.found.candidates[:100]]) if results.found.candidates else 0.0
     if saturated > SATURATED:
@@ -170,6 +177,7 @@ def _notes(results: Results) -> list[str]:
             f"SWAP-Score is saturated (median {saturated:.0%} of its ceiling among the best 100): here it counts "
             "activations more than it judges wiring. " + _ranked_by(results.found.ranking)
         )
+    notes.append(_audited(audit))
     if results.line.classes.good is not None:
         notes.append(
             "Balanced accuracy and recall are of the most probable class; escape, overkill and the shares rejected "
@@ -189,8 +197,8 @@ def _notes(results: Results) -> list[str]:
     return notes
 
 
-def run_report(results: Results, bundle: Path | None) -> m.RunReport:
-    """Collect the values of the page."""
+def run_report(results: Results, audit: dict[str, Any] | None, bundle: Path | None) -> m.RunReport:
+    """Collect the values of the page; `audit` is the document of the line's audit, if there was one."""
     line, classes, budget = results.line, results.line.classes, results.line.budget
     scores = softmax(results.logits)
     decisions = decide(scores, classes.labels, classes.good, results.chosen.threshold)
@@ -243,7 +251,7 @@ def run_report(results: Results, bundle: Path | None) -> m.RunReport:
             f"{check['images']} images; {len(check['unreadable'])} unreadable files were left out; "
             f"{len(check['duplicates'])} sets of equal pictures, kept together in one split."
         ),
-        notes=_notes(results),
+        notes=_notes(results, audit),
         versions=versions(),
         next_command="station verify BUNDLE --trust KEY.pub"
         if bundle is None
@@ -262,6 +270,6 @@ def _budget(name: Any, unit: Any, limit: float, predicted: float, measured: floa
     return m.Budget(name, unit, limit, predicted, measured, measured <= limit)
 
 
-def write_report(results: Results, bundle: Path | None, folder: Path) -> None:
+def write_report(results: Results, audit: dict[str, Any] | None, bundle: Path | None, folder: Path) -> None:
     """Write report.html into `folder`."""
-    page.write(run_report(results, bundle), folder / "report.html")
+    page.write(run_report(results, audit, bundle), folder / "report.html")

@@ -1,10 +1,11 @@
 """The stages in their order: asking for a late one runs all it stands on, and every complete one is reused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,17 @@ from factory.data import dataset
 from factory.data.dataset import Dataset
 from factory.data.decode import file_hashes
 from factory.engine import Engine, Workers, engine
+from factory.evidence.advice import formula
+from factory.evidence.audit import load_ranking
+from factory.evidence.auditing import audit, draw_networks
 from factory.handover import pack_bundle
 from factory.outcome import Delivered, Results
 from factory.page import write_report
-from factory.profiles import DeviceProfile, LineProfile, load_device
+from factory.profiles import DeviceProfile, LineProfile, SpaceLimits, load_device
 from factory.score.calibration import CALIBRATED
 from factory.score.ranking import Ranking, Regularised
 from factory.search.candidate import Pricing
+from factory.search.compare import compare
 from factory.search.run import Found, load_search, regulariser, search
 from factory.search.scorer import Scorer, score_images
 from factory.search.shortlist import Entry, Proving, load_shortlist, shortlist
@@ -122,8 +127,39 @@ class Run:
 
     @cached_property
     def pricing(self) -> Pricing:
-        """Costs of any genome, and whether they keep the budgets."""
-        return Pricing(self.picture, self.classes, self.line.budget, self.latency_model)
+        """Costs of any genome, whether they keep the budgets, and what the line allows of the space."""
+        return Pricing(self.picture, self.classes, self.line.budget, self.latency_model, self.line.space)
+
+    # audit
+
+    def _audit_inputs(self) -> dict[str, Any]:
+        return {
+            "data": self.data_stage.result,
+            "latency": self.latency_stage.result,
+            "budget": self.line.budget.model_dump(mode="json"),
+            "space": self.line.space.model_dump(mode="json"),
+            "settings": self.line.search.model_dump(mode="json", include={"repeats", "seed"}),
+            "training": self.line.training.model_dump(mode="json", exclude={"epochs", "short_epochs", "swapout"}),
+            "compute": replace(self.compute, threads=1).as_json(),
+        }
+
+    def audit_stage(self, nets: int, epochs: int) -> Stage:
+        """Train random networks briefly, and measure which score ranks them."""
+
+        def work(folder: Path) -> None:
+            drawn = draw_networks(self.pricing, nets, self.line.search.seed, self._say)
+            with progress.ticker("short trainings", len(drawn)) as tick, self._engine() as engine:
+                book = self.trials(epochs)
+                audit(self.line.name, self.line.search, self.pricing, drawn, book, engine, folder, tick, self._say)
+
+        return self.workspace.stage("audit", self._audit_inputs() | {"nets": nets, "epochs": epochs}, work, audit)
+
+    @cached_property
+    def audited(self) -> dict[str, Any] | None:
+        """What the largest audit of these images, budgets and trainings says; None if there was none."""
+        own = self._audit_inputs()
+        made = [(i["nets"], i["epochs"]) for i in self.workspace.complete("audit", audit) if i == i | own]
+        return read_json(self.audit_stage(*max(made)).path / "audit.json") if made else None
 
     # search
 
@@ -135,7 +171,34 @@ class Run:
         """What the search ranks by: the audit's verdict where there is one, else as the profile says."""
         if self.line.search.score == "paper":
             return Regularised(regulariser(survey(self.pricing)))
-        return CALIBRATED
+        if self.audited is None:
+            return CALIBRATED
+        nets, advised = self.audited["nets"], self.audited["ranking"]
+        self._say(f"search: ranked as the audit of {nets} networks advises ({formula(advised)})")
+        return load_ranking(self.audited)
+
+    def compare_stage(self, alternatives: Sequence[SpaceLimits]) -> Stage:
+        """Compare two restrictions of the line's space by the scores of random networks."""
+        settings = self.line.search
+        inputs = {
+            "data": self.data_stage.result,
+            "latency": self.latency_stage.result,
+            "budget": self.line.budget.model_dump(mode="json"),
+            "space": self.line.space.model_dump(mode="json"),
+            "alternatives": [limits.model_dump(mode="json") for limits in alternatives],
+            "settings": settings.model_dump(mode="json", include={"repeats", "seed"}),
+            "ranking": self.ranking.as_json(),
+            "torch": self.compute.as_json()["torch"],
+        }
+
+        def work(folder: Path) -> None:
+            with self._engine() as engine:
+                compare(
+                    settings, self.pricing, self.ranking, alternatives, self.data.train, self.norm, engine, folder,
+                    partial(progress.ticker, "networks"),
+                )  # fmt: skip
+
+        return self.workspace.stage("compare", inputs, work, compare)
 
     @cached_property
     def search_stage(self) -> Stage:
@@ -145,6 +208,7 @@ class Run:
             "data": self.data_stage.result,
             "latency": self.latency_stage.result,
             "budget": self.line.budget.model_dump(mode="json"),
+            "space": self.line.space.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json", exclude={"workers", "shortlist", "score"}),
             "ranking": self.ranking.as_json(),
             "torch": self.compute.as_json()["torch"],
@@ -366,7 +430,8 @@ class Run:
         inputs = {
             "acceptance": self.line.acceptance.model_dump(mode="json"),
             "stages": [stage.result for stage in self.workspace.stages],
+            "audit": self.audited and self.audited["sentence"],
             "bundle": str(bundle),
         }
-        work = partial(write_report, self.results, bundle)
+        work = partial(write_report, self.results, self.audited, bundle)
         return self.workspace.stage("report", inputs, work, write_report)

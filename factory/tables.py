@@ -67,6 +67,41 @@ def show_space(report: SpaceReport) -> None:
     print(f"{report.feasible_share:.1%} of random networks keep the budgets (latency with its prediction margin)")
 
 
+def show_comparison(document: dict[str, Any]) -> None:
+    """Two distributions of scores, every choice with what it is worth, and what could go into the profile."""
+    rows = [
+        (f"{letter}: {row['restriction']}", f"{row['feasible_share']:.1%}", str(row["n"]),
+         *(f"{row['quantiles'][q]:.4g}" for q in ("10", "50", "90")), f"{document['above'][letter]:.0%}",
+         f"{row['front_lost']:.1%}")
+        for letter, row in zip("AB", document["restrictions"], strict=True)
+    ]  # fmt: skip
+    _show(
+        "score of random networks near the budgets",
+        ("restriction", "feasible", "networks", "10 %", "median", "90 %", "above other's median", "front lost"),
+        rows,
+    )
+    ks, better = document["ks"], document["better"]
+    said = "neither is better" if better == "neither" else f"{better} is better"
+    print(f"{said} (Kolmogorov-Smirnov distance {ks['statistic']:.3f}, p = {ks['p']:.2g})")
+    suggested = {row["choice"] for row in document["suggestions"]}
+    choices = [
+        (row["choice"], str(row["networks"]),
+         *("-" if row[m] is None else f"{row[m]:.4g}" for m in ("median_with", "median_without")),
+         f"{row['front_lost']:.1%}", f"{row['best_lost']:.1%}", "yes" if row["choice"] in suggested else "")
+        for row in document["choices"]
+    ]  # fmt: skip
+    _show(
+        f"what is lost without a choice; the front has {document['front']} networks",
+        ("choice", "networks", "median with", "median without", "front lost", "best lost", "could be left out"),
+        choices,
+    )
+    if document["toml"]:
+        print(f"to confirm, write this to the profile: {document['front_lost']:.1%} of the front is lost, not the best")
+        print(f"\n{document['toml']}")
+    else:
+        print("nothing to narrow: leaving out any choice would cost part of the front")
+
+
 def _candidate(c: Candidate) -> tuple[str, ...]:
     return (
         c.genome,

@@ -121,6 +121,14 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in files}
 
 
+def _key(name: str, inputs: Mapping[str, Any], code: Callable[..., Any]) -> str:
+    return digest({"stage": name, "code": code_digest(code.__module__), **inputs})
+
+
+def _changed(folder: Path) -> UsageError:
+    return UsageError(f"{folder} was changed after it was complete", fix="delete that folder and run again")
+
+
 class Workspace:
     """The runs of one line: `<runs>/<line>/<stage>-<hash>/`, with work in progress under `partial/`."""
 
@@ -163,8 +171,8 @@ class Workspace:
                 an earlier, unfinished attempt on the same inputs left.
             code: the function of the stage; the source of its module and of all it imports is part of the hash.
         """
-        key = digest({"stage": name, "code": code_digest(code.__module__), **inputs})
-        final = self.root / f"{name}-{key[:12]}"
+        key = _key(name, inputs, code)
+        final = self._folder(name, key)
         if name in self.anew:
             shutil.rmtree(final, ignore_errors=True)
             shutil.rmtree(self.root / "partial" / final.name, ignore_errors=True)
@@ -177,6 +185,25 @@ class Workspace:
         if all(stage.digest != other.digest for other in self.stages):
             self.stages.append(stage)
         return stage
+
+    def complete(self, name: str, code: Callable[..., Any]) -> list[dict[str, Any]]:
+        """Inputs of every complete stage of that name that was run by the code as it is; `stage` reuses each.
+
+        Raises:
+            UsageError: if the record of one cannot be read.
+        """
+        found: list[dict[str, Any]] = []
+        for path in sorted(self.root.glob(f"{name}-*/{RECORD}")):
+            try:
+                inputs = dict(read_json(path)["inputs"])
+            except (OSError, ValueError, KeyError, TypeError):
+                raise _changed(path.parent) from None
+            if path.parent == self._folder(name, _key(name, inputs, code)):
+                found.append(inputs)
+        return found
+
+    def _folder(self, name: str, key: str) -> Path:
+        return self.root / f"{name}-{key[:12]}"
 
     def _run(self, name: str, key: str, inputs: Mapping[str, Any], run: Callable[[Path], None], final: Path) -> Stage:
         partial = self.root / "partial" / final.name
@@ -208,5 +235,5 @@ class Workspace:
         except (OSError, ValueError, KeyError):
             intact = False
         if not intact:
-            raise UsageError(f"{folder} was changed after it was complete", fix="delete that folder and run again")
+            raise _changed(folder)
         return record

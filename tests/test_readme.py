@@ -5,11 +5,13 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click import Group
 
 from export.runtime.cli import main as station
 from factory.cli import main
+from factory.spaces.catalogue import SPACES
 from tests.conftest import Finished
 from tests.tiny import factory, make_images
 
@@ -24,7 +26,7 @@ def _blocks(mark: str) -> list[list[str]]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    assert README.count("```console") == len(_blocks("line")) + len(_blocks("station")) + 1  # the last is of make
+    assert README.count("```console") == sum(len(_blocks(m)) for m in ("line", "scores", "station")) + 1  # of make
 
 
 def test_make_targets_of_the_readme_exist() -> None:
@@ -49,6 +51,21 @@ def test_commands_of_a_new_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             text = re.sub(r"\nepochs = \d+", "\nepochs = 10", re.sub(r"short_epochs = \d+", "short_epochs = 1", text))
             text = text.replace("batch = 32", "batch = 8").replace("shortlist = 4", "shortlist = 1")
             profile.write_text(text.replace("escape_max = 0.05", "escape_max = 0.5"))  # eight defects show no 5 %
+
+
+def test_commands_about_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    archs = {SPACES["nasbench201"].sample(rng) for _ in range(16)}
+    rows = [f"{arch},{60 + arch.count('conv') + rng.random():.2f}" for arch in sorted(archs)]
+    (tmp_path / "table.csv").write_text("\n".join(["arch,accuracy", *rows]) + "\n")
+    commands = [command for block in _blocks("scores") for command in block]
+    assert commands
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        assert name == "factory"
+        result = factory(*arguments)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
 
 
 def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:

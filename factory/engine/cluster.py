@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -45,14 +46,19 @@ def _ray() -> Any:
 
 @lru_cache(maxsize=1)
 def _task(reference: Any) -> Callable[[Any], Any]:
-    torch.set_num_threads(1)
     task: Callable[[Any], Any] = pickle.loads(_ray().get(reference))  # noqa: S301 - from the process that maps
     return task
 
 
 def _call(boxed: list[Any], item: Any) -> bytes:
     # in a list, as Ray fetches and copies a bare reference for every item; in bytes, as its own arrays are read-only
-    return pickle.dumps(_task(boxed[0])(item))
+    task = _task(boxed[0])
+    torch.set_num_threads(1)  # every time, as a task may have changed it
+    try:
+        return pickle.dumps((True, task(item)))
+    except Exception as error:
+        error.add_note(f"in a worker of Ray:\n{traceback.format_exc()}")
+        return pickle.dumps((False, error))
 
 
 class Cluster:
@@ -82,18 +88,26 @@ class Cluster:
             yield self._result(sent.popleft())
 
     def _result(self, reference: Any) -> Any:
+        errors = self._ray.exceptions
         try:
-            return pickle.loads(self._ray.get(reference))  # noqa: S301 - from a worker of our own
-        except self._ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, Exception) and not isinstance(cause, self._ray.exceptions.RayError):
-                raise cause from error
+            done, value = pickle.loads(self._ray.get(reference))  # noqa: S301 - from a worker of our own
+        except errors.RayTaskError as error:
             raise EnvironmentLacks(
-                "the Ray cluster lost a piece of work",
+                "a machine of the Ray cluster cannot run the work",
+                expected="the same version of edge-model-factory on every machine of the cluster",
+                found=str(error).strip().splitlines()[-1],
+                fix="install it there, with its extra 'workstation'",
+            ) from error
+        except errors.RayError as error:
+            raise EnvironmentLacks(
+                "workers of the Ray cluster are killed again and again",
                 expected="workers that live until their work is done",
                 found=str(error).strip().splitlines()[0],
                 fix="look at the memory of the cluster's machines; the logs are in /tmp/ray there",
             ) from error
+        if not done:
+            raise value
+        return value
 
 
 def _check_reach(address: str) -> None:
@@ -116,6 +130,17 @@ def _unreachable(address: str, found: str) -> EnvironmentLacks:
     )
 
 
+def _connect(ray: Any, workers: int, address: str | None) -> None:
+    here = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    there = {"address": address}
+    try:
+        ray.init(**(here if address is None else there), log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if address is None:
+            raise EnvironmentLacks("Ray does not start on this machine", found=str(error)) from error
+        raise _unreachable(address, str(error)) from error
+
+
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keep the handler that Ray replaces."""
@@ -131,25 +156,18 @@ def _own_sigterm() -> Iterator[None]:
 def cluster(workers: int, address: str | None) -> Iterator[Cluster]:
     """Connect to the cluster at `address`, or start one of `workers` CPUs here if that is None.
 
+    Until the context ends, what is printed goes to stderr: Ray prints what befalls its machines, and stdout is kept
+    for the result of a command. Nothing is reported to the makers of Ray.
+
     Raises:
         EnvironmentLacks: if Ray is not installed, does not start, or finds no cluster in time.
     """
     ray = _ray()
     if address is not None:
         _check_reach(address)
-    own = {"address": "local", "num_cpus": workers, "include_dashboard": False}
-    with _own_sigterm():
+    with _own_sigterm(), redirect_stdout(sys.stderr):
         try:
-            ray.init(
-                **(own if address is None else {"address": address}),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            if address is None:
-                raise EnvironmentLacks("Ray does not start on this machine", found=str(error)) from error
-            raise _unreachable(address, str(error)) from error
-        try:
+            _connect(ray, workers, address)
             yield Cluster(ray)
         finally:
             ray.shutdown()

@@ -1,16 +1,19 @@
-"""Processes of this machine, each on one thread and, where there are several GPUs, each on one of them."""
+"""Processes of this machine, each on one thread and, where there are several GPUs, each on one of them.
+
+Not a `ProcessPoolExecutor`: its workers share one pipe, which hangs for ever when one is killed while it writes, and
+the death of one ends them all. Here each has a pipe of its own, and only what the dead one was at is done again.
+"""
 
 import os
 import pickle
 import signal
 import threading
+import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import cache
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from multiprocessing.sharedctypes import Synchronized
+from contextlib import suppress
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from typing import Any, Final, TypeVar
 
 import torch
@@ -20,10 +23,8 @@ from export.runtime.errors import EnvironmentLacks
 T = TypeVar("T")
 R = TypeVar("R")
 
-RESTARTS: Final = 3  # without a single new result in between
+RESTARTS: Final = 3  # of the worker that one item kills
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-
-_packed = b""
 
 
 def visible_gpu(worker: int, gpus: int, visible: str | None) -> str | None:
@@ -40,106 +41,146 @@ def visible_gpu(worker: int, gpus: int, visible: str | None) -> str | None:
     return names[worker % gpus].strip()
 
 
-def _end_with(parent: Connection) -> None:
-    parent.poll(None)  # nothing is ever sent: this returns when the other end is closed or its process is gone
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
     os._exit(1)
 
 
-def _start(packed: bytes, parent: Connection, started: "Synchronized[int]", gpus: int) -> None:
-    global _packed  # noqa: PLW0603 - the task travels once to a worker, not with every item
-    _packed = packed
+def _work(pipe: Connection, gpu: str | None) -> None:
+    """Answer items until the parent closes the pipe. The task comes with the first item that it is for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    with started.get_lock():
-        worker, started.value = started.value, started.value + 1
-    gpu = visible_gpu(worker, gpus, os.environ.get(VISIBLE))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpu is not None:
-        os.environ[VISIBLE] = gpu  # torch reads it when it first uses CUDA, which no import does
-    torch.set_num_threads(1)
+        os.environ[VISIBLE] = gpu  # torch reads it when it first uses CUDA, not before a task does
+    task: Any = None
+    with suppress(EOFError):
+        while True:
+            message = pipe.recv_bytes()
+            torch.set_num_threads(1)  # every time, as a task may have changed it
+            # plain pickle, since that of multiprocessing shares tensors by file descriptors, which die with the worker
+            try:
+                packed, item = pickle.loads(message)  # noqa: S301 - from the parent
+                task = task if packed is None else pickle.loads(packed)  # noqa: S301 - from the parent
+                answer = pickle.dumps((True, task(item)))
+            except Exception as error:
+                error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+                answer = pickle.dumps((False, error))
+            pipe.send_bytes(answer)
 
 
-@cache
-def _task() -> Callable[[Any], Any]:
-    task: Callable[[Any], Any] = pickle.loads(_packed)  # noqa: S301 - from the parent
-    return task
+class _Worker:
+    """One process, and the number of the item it is at."""
 
+    def __init__(self, gpu: str | None) -> None:
+        context = get_context("spawn")
+        self.pipe, inner = context.Pipe()
+        self.process = context.Process(target=_work, args=(inner, gpu), daemon=True)
+        self.process.start()
+        inner.close()  # or the pipe would not end when the process does
+        self.at: int | None = None
+        self._task: object = None
 
-def _call(item: Any) -> bytes:
-    # as bytes, because a tensor would be shared by file descriptors, which die with the worker
-    return pickle.dumps(_task()(item))
+    def give(self, number: int, item: object, task: object, packed: bytes) -> None:
+        message = pickle.dumps((None if task is self._task else packed, item))
+        self.at, self._task = number, task
+        with suppress(OSError):  # a worker that died is noticed by the end of its pipe
+            self.pipe.send_bytes(message)
 
+    def take(self) -> tuple[bool, Any] | None:
+        """What became of the item, as (True, result) or (False, error); None if the worker died."""
+        try:
+            answer = self.pipe.recv_bytes()
+        except (EOFError, OSError):
+            return None
+        done, value = pickle.loads(answer)  # noqa: S301 - from a worker of our own
+        self.at = None
+        if not done:
+            self._task = None  # which it may have failed to unpickle
+        return done, value
 
-def _lasts(future: "Future[bytes] | None") -> bool:
-    """Whether the outcome is known and is the task's own."""
-    return future is not None and future.done() and not isinstance(future.exception(), BrokenProcessPool)
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
 
 
 class Processes:
-    """A pool that outlives its workers: when one is killed, a new pool computes what is missing."""
+    """A pool that outlives its workers: when one is killed, a new one does its item."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._task: Callable[[Any], Any] | None = None
-        self._packed = b""
-        self._pool: tuple[ProcessPoolExecutor, Connection] | None = None
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._gpus = torch.cuda.device_count()
+        self._workers: dict[int, _Worker] = {}
 
     def map(self, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """As `Engine.map`."""
-        if task is not self._task:
-            self.stop()
-            self._task, self._packed = task, pickle.dumps(task)
-        futures: list[Future[bytes] | None] = [None] * len(items)
-        position = known = breaks = 0
+        self._end_busy()  # of a map that was left before its end
+        packed = pickle.dumps(task)
+        waiting = deque(range(len(items)))
+        outcomes: dict[int, tuple[bool, Any]] = {}
+        deaths: Counter[int] = Counter()
         try:
-            while position < len(items):
-                try:
-                    packed = self._outcome(futures, items, position)
-                except BrokenProcessPool as broken:
-                    self.stop()
-                    futures = [future if _lasts(future) else None for future in futures]
-                    before, known = known, sum(map(_lasts, futures))
-                    breaks = 1 if known > before else breaks + 1
-                    if breaks > RESTARTS:
-                        raise self._given_up() from broken
-                    continue
-                result: R = pickle.loads(packed)  # noqa: S301 - from a worker of our own
-                yield result
-                position += 1
+            for number in range(len(items)):
+                while number not in outcomes:
+                    for worker in self._idle(len(waiting)):
+                        at = waiting.popleft()
+                        worker.give(at, items[at], task, packed)
+                    self._collect(waiting, outcomes, deaths)
+                done, value = outcomes.pop(number)
+                if not done:
+                    raise value
+                yield value
         finally:
-            # not cancelled one by one: in Python 3.11 a pool with cancelled work hangs when it breaks
-            if any(future is not None and not future.done() for future in futures):
-                self.stop()
+            self._end_busy()
 
     def stop(self) -> None:
-        """End the workers at once, whatever they do; the next map starts new ones."""
-        if self._pool is not None:
-            executor, held = self._pool
-            self._pool = None
-            held.close()
-            executor.shutdown()
+        """End the workers at once, whatever they do; another map would start new ones."""
+        for worker in self._workers.values():
+            worker.end()
+        self._workers.clear()
 
-    def _outcome(self, futures: "list[Future[bytes] | None]", items: Sequence[Any], position: int) -> bytes:
-        if self._pool is None:
-            self._pool = self._open()
-        executor, _ = self._pool
-        if futures[position] is None:
-            for index in range(position, len(items)):
-                futures[index] = futures[index] or executor.submit(_call, items[index])
-        future = futures[position]
-        assert future is not None
-        return future.result()
+    def _idle(self, wanted: int) -> list[_Worker]:
+        """Up to `wanted` workers without work; those that there are not yet, or not any more, are started."""
+        idle = [worker for worker in self._workers.values() if worker.at is None][:wanted]
+        for number in range(self._count):
+            if len(idle) < wanted and number not in self._workers:
+                gpu = visible_gpu(number, self._gpus, os.environ.get(VISIBLE))
+                self._workers[number] = _Worker(gpu)
+                idle.append(self._workers[number])
+        return idle
 
-    def _open(self) -> tuple[ProcessPoolExecutor, Connection]:
-        context = get_context("spawn")
-        end, held = context.Pipe(duplex=False)
-        started = context.Value("i", 0)
-        settings = (self._packed, end, started, torch.cuda.device_count())
-        return ProcessPoolExecutor(self._workers, context, initializer=_start, initargs=settings), held
+    def _collect(self, waiting: "deque[int]", outcomes: dict[int, tuple[bool, Any]], deaths: "Counter[int]") -> None:
+        """Wait until something is known; what a dead worker was at waits again, and comes next."""
+        busy = [(number, worker, worker.at) for number, worker in self._workers.items() if worker.at is not None]
+        ready = wait([worker.pipe for _, worker, _ in busy])
+        for number, worker, at in busy:
+            if worker.pipe not in ready:
+                continue
+            outcome = worker.take()
+            if outcome is not None:
+                outcomes[at] = outcome
+                continue
+            del self._workers[number]
+            worker.end()
+            deaths[at] += 1
+            if deaths[at] > RESTARTS:
+                outcomes[at] = (False, _given_up(worker.process.exitcode))
+            else:
+                waiting.appendleft(at)
 
-    def _given_up(self) -> EnvironmentLacks:
-        return EnvironmentLacks(
-            "worker processes are killed again and again",
-            expected="workers that live until their work is done",
-            found=f"{RESTARTS + 1} deaths in a row without a result, as when memory runs out",
-            fix="free some memory, or ask for fewer workers",
-        )
+    def _end_busy(self) -> None:
+        for number, worker in list(self._workers.items()):
+            if worker.at is not None:
+                del self._workers[number]
+                worker.end()
+
+
+def _given_up(code: int | None) -> EnvironmentLacks:
+    return EnvironmentLacks(
+        "worker processes are killed again and again",
+        expected="workers that live until their work is done",
+        found=f"{RESTARTS + 1} that died at the same work, the last with exit code {code}",
+        fix="free some memory, which -9 says has run out, or ask for fewer workers",
+    )

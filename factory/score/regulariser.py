@@ -18,10 +18,12 @@ class SizeRegulariser:
 
 
 def derived(params: Sequence[int]) -> SizeRegulariser:
-    """Derive mu and sigma from the parameter counts of networks of a space, of the kind that is scored.
+    """Derive mu and sigma from the parameter counts of networks of a space that keep the budgets.
 
-    mu is the largest count, so that f only ever prefers the larger network; sigma is (mu / 2)^2, so that f is 1/e at
-    half of mu.
+    mu is the largest count, the upper end of what size and latency leave, so that f prefers the larger network;
+    sigma is mu^2, a relative width of 1, so that f only falls to exp(-1/4) at half that size and never outvotes the
+    score among networks of like size. The published choice sigma = mu depends on the unit and is far narrower
+    (`python -m tests.benchmarks regulariser` compares them).
     """
     mu = max(params) / 1e3
-    return SizeRegulariser(mu, (0.5 * mu) ** 2)
+    return SizeRegulariser(mu, mu**2)

@@ -72,14 +72,12 @@ class _ReLU(nn.Module):
     recorder: Recorder
 
     def forward(self, x: Tensor) -> Tensor:
-        known = cast(Tensor | None, getattr(x, "activated", None))
-        if known is not None:
+        if getattr(x, "recorded", False):
             self.recorder.again(x)
-            return known
-        self.recorder.record(x)
-        activated = torch.relu(x)
-        x.activated = activated  # type: ignore[attr-defined]
-        return activated
+        else:
+            self.recorder.record(x)
+            x.recorded = True  # type: ignore[attr-defined]
+        return torch.relu(x)
 
 
 _SMOOTH = (nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid)

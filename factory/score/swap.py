@@ -30,7 +30,7 @@ class SwapScore:
     saturation: float
 
 
-class _Counter:
+class Counter:
     """Packs what it is shown to bits at once: no float activation is kept."""
 
     def __init__(self, copies: int) -> None:
@@ -39,9 +39,11 @@ class _Counter:
         self.device: list[list[Tensor]] = [[] for _ in range(copies)]
 
     def again(self, x: Tensor) -> None:
+        """Count the positions of a map."""
         self.positions += x[0].numel() // self.copies
 
     def record(self, x: Tensor) -> None:
+        """Pack the patterns of a map (S, R * C, H, W) or of values (S, N)."""
         self.again(x)
         last = (x.permute(0, 2, 3, 1) if x.ndim == 4 else x[:, None, None]).flatten(1, 2)
         samples, pixels, channels = last.shape
@@ -58,6 +60,7 @@ class _Counter:
                 self.device[copy].append(piece.flatten(0, 1))
 
     def counts(self) -> list[int]:
+        """Distinct patterns of each copy."""
         if any(self.device):
             return cast(list[int], torch.stack([distinct_on_device(words) for words in self.device]).tolist())
         return [distinct(words) for words in self.host]
@@ -68,7 +71,7 @@ def _alive(logits: Tensor) -> bool:
     return bool(torch.isfinite(logits).all()) and bool((logits != logits[:1]).any(2).any(0).all())
 
 
-def _copies(network: nn.Module, images: Tensor, repeats: int) -> int:
+def copies_together(network: nn.Module, images: Tensor, repeats: int) -> int:
     """How many initialisations fit a core's cache together, judged by the map of the first convolution.
 
     A power of two, so that stacked channels fill vector registers.
@@ -107,14 +110,14 @@ def swap_score(build: Callable[[], nn.Module], images: Tensor, seed: int, protoc
     pictures = resized(images, protocol.image_size)
     with torch.device("meta"):
         network = build()
-    copies = _copies(network, pictures, protocol.repeats)
+    copies = copies_together(network, pictures, protocol.repeats)
     stack = Stack(network, copies, protocol.batch_norm)
     counts: list[int] = []
     positions = 0
     for first in range(0, protocol.repeats, copies):
         # the last stack may be more than is left: its copies too many are not counted
         seeds = range(seed * 1000 + first, seed * 1000 + first + copies)
-        counter = _Counter(copies)
+        counter = Counter(copies)
         stack.draw(seeds, protocol.initialisation == "kaiming", pictures)
         if not _alive(stack(pictures, counter)):
             return None

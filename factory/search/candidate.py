@@ -7,12 +7,13 @@ import numpy as np
 
 from factory.cost.count import Cost, count
 from factory.cost.latency import LatencyModel
-from factory.profiles import BudgetLimits
+from factory.profiles import BudgetLimits, SpaceLimits
 from factory.score.ranking import Features, Ranking
 from factory.score.swap import SwapScore
 from factory.search.pareto import front
 from factory.spaces.plan import Input
 from factory.spaces.residual import Genome, parse, plan
+from factory.spaces.restriction import EVERYTHING, allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,18 @@ class Candidate:
 
 
 class Pricing:
-    """Costs of any genome of a line, and whether they keep its budgets."""
+    """Costs of any genome of a line, whether they keep its budgets, and what the line allows of the space."""
 
-    def __init__(self, picture: Input, classes: int, limits: BudgetLimits, latency: LatencyModel) -> None:
+    def __init__(
+        self,
+        picture: Input,
+        classes: int,
+        limits: BudgetLimits,
+        latency: LatencyModel,
+        space: SpaceLimits = EVERYTHING,
+    ) -> None:
         self.picture, self.classes, self.limits, self._latency = picture, classes, limits, latency
+        self.space = space
 
     def costs(self, genome: Genome) -> Costs:
         """Count and predict."""
@@ -70,8 +79,11 @@ class Pricing:
         return costs.size_mb <= self.limits.size_mb and costs.latency_upper_ms <= self.limits.latency_ms
 
     def admit(self, arch: str) -> Costs | None:
-        """Costs of a genome that keeps the budgets, else None."""
-        costs = self.costs(parse(arch))
+        """Costs of a genome that the line's space allows and that keeps the budgets, else None."""
+        genome = parse(arch)
+        if not allows(self.space, genome):
+            return None
+        costs = self.costs(genome)
         return costs if self.keeps(costs) else None
 
 

@@ -14,7 +14,7 @@ from factory.engine import Engine
 from factory.profiles import SearchSettings
 from factory.score.protocol import FACTORY, ScoreProtocol
 from factory.score.ranking import Ranking
-from factory.score.regulariser import SizeRegulariser
+from factory.score.regulariser import SizeRegulariser, derived
 from factory.search.candidate import Candidate, Costs, Pricing, candidate, pareto, ranked
 from factory.search.evolution import ask
 from factory.search.scorer import Scorer, one_thread, score_images
@@ -24,7 +24,6 @@ from factory.spaces.deployable import Deployable
 from factory.training.loop import Standard
 from factory.workspace import read_json, write_json
 
-WIDTH: Final = 0.5  # sigma = (WIDTH * mu)^2: at half the size aimed for, f is exp(-1)
 STATE: Final = "search.sqlite"
 SATURATED: Final = 0.5  # above this share of its ceiling a score mostly counts activations
 SAMPLES: Final = (16, 32, 64)
@@ -45,8 +44,7 @@ def regulariser(report: SpaceReport) -> SizeRegulariser:
         for c in (*report.sample, *report.smallest)
         if c.size_mb <= limits.size_mb and c.latency_upper_ms <= limits.latency_ms
     ]
-    mu = max(feasible) / 1e3
-    return SizeRegulariser(mu, (WIDTH * mu) ** 2)
+    return derived(feasible)
 
 
 def _asked(

@@ -1,23 +1,17 @@
-"""Can the budgets be met at all: what the space offers in every budgeted quantity."""
+"""Can the budgets be met at all: what the line's space offers in every budgeted quantity."""
 
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from factory.profiles import BudgetLimits
+from factory.profiles import BudgetLimits, SpaceLimits
 from factory.search.candidate import Costs, Pricing
-from factory.spaces.residual import (
-    STEM_STRIDES,
-    STEM_WIDTHS,
-    Genome,
-    Stage,
-    fits_input,
-    genome_count,
-    random_genome,
-)
+from factory.spaces.residual import STEM_WIDTHS, Genome, Kind, Stage, fits_input
+from factory.spaces.restriction import EVERYTHING, draw, genome_count
 
 SAMPLE: Final = 2000
+NARROW: Final[dict[Kind, int]] = {"basic": 1, "bottle": 4, "mb": 2}  # the expansion that makes a block smallest
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +23,7 @@ class SpaceReport:
     feasible_share: float
     satisfiable: bool
     limits: BudgetLimits
+    space: SpaceLimits = EVERYTHING
 
     def quantities(self) -> dict[str, dict[str, float | None]]:
         """Minimum, median and maximum of size, latency (with its margin), MACs and parameters; and the limits."""
@@ -47,7 +42,7 @@ class SpaceReport:
     def as_json(self) -> dict[str, Any]:
         """The document of `factory space --json`."""
         return {
-            "genomes": genome_count(),
+            "genomes": genome_count(self.space),
             "feasible_share": self.feasible_share,
             "satisfiable": self.satisfiable,
             "quantities": self.quantities(),
@@ -65,22 +60,20 @@ class SpaceReport:
 
 
 def smallest_genomes(pricing: Pricing) -> list[Genome]:
-    """The least networks the alphabet can write: narrowest, shallowest, of each kind and stride."""
-    genomes = [
-        Genome(width, stride, (Stage(first, 8, 1, 3, 2, 2), Stage(second, 8, 1, 3, 2, 2)))
-        for width in STEM_WIDTHS[:1]
-        for stride in STEM_STRIDES
-        for first in ("basic", "bottle", "mb")
-        for second in ("basic", "bottle", "mb")
-    ]
+    """The least networks the line's space can write: narrowest, shallowest, of each kind and stride."""
+    space = pricing.space
+    width, depth, kernel = min(space.widths), min(space.depths), min(space.kernels)
+    stages = [Stage(kind, width, depth, kernel, NARROW[kind], 2) for kind in space.kinds]
+    pairs = [(first, second) for first in stages for second in stages]
+    genomes = [Genome(STEM_WIDTHS[0], stride, pair) for stride in space.stem_strides for pair in pairs]
     return [g for g in genomes if fits_input(g, pricing.picture)]
 
 
 def survey(pricing: Pricing, seed: int = 0) -> SpaceReport:
     """Price a random sample of the space and its smallest networks."""
     rng = np.random.default_rng(seed)
-    sample = [pricing.costs(random_genome(rng, pricing.picture)) for _ in range(SAMPLE)]
+    sample = [pricing.costs(draw(pricing.space, rng, pricing.picture)) for _ in range(SAMPLE)]
     smallest = [pricing.costs(g) for g in smallest_genomes(pricing)]
     share = sum(map(pricing.keeps, sample)) / SAMPLE
     satisfiable = any(map(pricing.keeps, (*sample, *smallest)))
-    return SpaceReport(tuple(sample), tuple(smallest), share, satisfiable, pricing.limits)
+    return SpaceReport(tuple(sample), tuple(smallest), share, satisfiable, pricing.limits, pricing.space)

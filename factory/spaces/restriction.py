@@ -1,5 +1,6 @@
 """Parts of the deployable space: what a line's profile or the command line leaves of its alphabet."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -27,7 +28,7 @@ KEYS: Final = tuple(SpaceLimits.model_fields)
 FITS_ALL: Final = Input(1024, 1024, 1)  # pictures so large that every genome fits them
 
 
-def name(choice: Choice) -> str:
+def written(choice: Choice) -> str:
     """A choice as the command line writes it, such as `kinds=basic`."""
     return f"{choice[0]}={choice[1]}"
 
@@ -78,10 +79,7 @@ def describe(limits: SpaceLimits, within: SpaceLimits = EVERYTHING) -> str:
 
 def toml(limits: SpaceLimits) -> str:
     """The `[space]` table of a profile; empty where everything is allowed."""
-    lines = [
-        f"{key} = [{', '.join(f'"{v}"' if isinstance(v, str) else str(v) for v in values)}]"
-        for key, values in narrowed(limits)
-    ]
+    lines = [f"{key} = {json.dumps(values)}" for key, values in narrowed(limits)]
     return "\n".join(["[space]", *lines]) + "\n" if lines else ""
 
 
@@ -119,7 +117,7 @@ def _refused(text: str, expected: str, found: str) -> UsageError:
     )
 
 
-def _confined(limits: SpaceLimits, stage: Stage, rng: np.random.Generator) -> Stage:
+def _confined_stage(limits: SpaceLimits, stage: Stage, rng: np.random.Generator) -> Stage:
     kind = _left(limits.kinds, stage.kind, rng)
     expansion = stage.expansion if kind == stage.kind else int(rng.choice(EXPANSIONS[kind]))
     return Stage(
@@ -136,17 +134,22 @@ def _left(values: tuple[Any, ...], value: Any, rng: np.random.Generator) -> Any:
     return value if value in values else values[int(rng.integers(len(values)))]
 
 
+def confined(limits: SpaceLimits, genome: Genome, rng: np.random.Generator) -> Genome:
+    """The genome with every choice that is not allowed drawn anew, uniformly among those left."""
+    stages = tuple(_confined_stage(limits, stage, rng) for stage in genome.stages)
+    return Genome(genome.stem_width, _left(limits.stem_strides, genome.stem_stride, rng), stages)
+
+
 def draw(limits: SpaceLimits, rng: np.random.Generator, picture: Input) -> Genome:
     """Draw as `random_genome` does, each choice uniform among those left; where all are left, the same genomes.
 
-    What is not allowed is drawn anew, so that a small part of the space costs no more draws than the whole.
+    A small part of the space costs no more draws than the whole.
     """
     while True:
-        free = random_genome(rng, FITS_ALL)
-        confined = [_confined(limits, stage, rng) for stage in free.stages]
-        widths = sorted(stage.width for stage in confined)
-        stages = tuple(replace(stage, width=width) for stage, width in zip(confined, widths, strict=True))
-        genome = Genome(free.stem_width, _left(limits.stem_strides, free.stem_stride, rng), stages)
+        genome = confined(limits, random_genome(rng, FITS_ALL), rng)
+        widths = sorted(stage.width for stage in genome.stages)
+        stages = tuple(replace(stage, width=width) for stage, width in zip(genome.stages, widths, strict=True))
+        genome = replace(genome, stages=stages)
         if fits_input(genome, picture):
             return genome
 

@@ -4,7 +4,18 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import prediction, probe, quality, resume, train_many
+from tests.benchmarks import (
+    calibration,
+    darts_search,
+    prediction,
+    probe,
+    quality,
+    regret,
+    regulariser,
+    resume,
+    score_speed,
+    train_many,
+)
 
 runs_option = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 
@@ -16,10 +27,14 @@ def main(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         probe.main()
         prediction.main()
+        calibration.main()
+        score_speed.main()
 
 
 main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)
+main.command("calibration")(calibration.main)
+main.command("score-speed")(score_speed.main)
 
 
 @main.command("quality")
@@ -37,6 +52,30 @@ def _quality(line: str, runs: Path, lite_epochs: int) -> None:
 @click.option("--kills", default=10, show_default=True)
 def _resume(line: str, runs: Path, key: Path, kills: int) -> None:
     resume.main(line, runs, key, kills)
+
+
+@main.command("regret")
+@runs_option
+@click.option("--workers", default=2, show_default=True)
+def _regret(runs: Path, workers: int) -> None:
+    regret.main(runs, workers)
+
+
+@main.command("regulariser")
+@runs_option
+@click.option("--workers", default=2, show_default=True)
+@click.option("--number", default=1000, show_default=True, help="DARTS cells.")
+def _regulariser(runs: Path, workers: int, number: int) -> None:
+    regulariser.main(runs, workers, number)
+
+
+@main.command("darts-search")
+@click.option("--mu", default=1.5, show_default=True, help="mu = sigma, in thousands of parameters of the proxy.")
+@click.option("--number", default=2000, show_default=True, help="Scores to spend.")
+@click.option("--workers", default=2, show_default=True)
+@click.option("--images", type=click.Path(path_type=Path), help="Real pictures; else synthetic ones.")
+def _darts_search(mu: float, number: int, workers: int, images: Path | None) -> None:
+    darts_search.main(mu, number, workers, images)
 
 
 @main.command("train-many")

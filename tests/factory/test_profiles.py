@@ -48,6 +48,16 @@ def test_a_line_profile_is_read_with_its_defaults_and_its_root_beside_it(tmp_pat
     assert not (line.training.augmentation.flip_horizontal or line.training.augmentation.quarter_turns)
 
 
+def test_a_line_may_limit_its_space_and_the_order_of_a_list_says_nothing(tmp_path: Path) -> None:
+    line, _ = load_line(written(tmp_path, LINE))
+    assert line.space.kinds == ("basic", "bottle", "mb")
+    assert line.space.stem_strides == (1, 2, 4)
+    limited = LINE + '[space]\nkinds = ["mb", "basic", "mb"]\nwidths = [64, 8]\n'
+    line, _ = load_line(written(tmp_path, limited))
+    assert (line.space.kinds, line.space.widths) == (("basic", "mb"), (8, 64))
+    assert (line.space.depths, line.space.kernels) == ((1, 2, 3, 4), (3, 5))
+
+
 def test_an_absolute_root_stays_as_it_is(tmp_path: Path) -> None:
     _, root = load_line(written(tmp_path / "lines", LINE.replace('"pictures"', f'"{tmp_path}/far"')))
     assert root == tmp_path / "far"
@@ -145,6 +155,19 @@ def test_the_shipped_profiles_are_the_ones_the_project_promises() -> None:
             "search.population must not exceed search.candidates",
         ),
         ('device = "cpu-x86"', 'device = "../evil"', "budget.device: string should match pattern"),
+        (
+            "[budget]",
+            '[space]\nkinds = ["basic", "dense"]\n[budget]',
+            "space.kinds.1: input should be 'basic', 'bottle' or 'mb', found 'dense'",
+        ),
+        ("[budget]", "[space]\ndepths = [5]\n[budget]", "space.depths.0: input should be 1, 2, 3 or 4, found 5"),
+        ("[budget]", '[space]\nkernels = ["3"]\n[budget]', "space.kernels.0: input should be 3 or 5, found '3'"),
+        (
+            "[budget]",
+            "[space]\nkernels = []\n[budget]",
+            "space.kernels: the list is empty; choose from [3, 5], or leave it out to allow them all",
+        ),
+        ("[budget]", "[space]\nwidth = [8]\n[budget]", "space.width: unknown key; did you mean 'widths'?"),
     ],
 )
 def test_a_wrong_line_profile_is_refused_by_file_key_and_what_is_allowed(

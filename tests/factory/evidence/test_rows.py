@@ -31,7 +31,8 @@ def test_a_row_says_what_independent_code_says() -> None:
     best = np.argsort(-GOOD)
     assert row["best_of_top10"] == TRUTH[best[:10]].max()
     assert row["top_recall"] == len(set(best[:20]) & set(np.argsort(-TRUTH)[:20])) / 20
-    inside = [scipy.stats.spearmanr(GOOD[SIZES == size], TRUTH[SIZES == size]).statistic for size in range(1, 5)]
+    members = [np.equal(SIZES, size) for size in range(1, 5)]
+    inside = [scipy.stats.spearmanr(GOOD[own], TRUTH[own]).statistic for own in members]
     assert row["within_size"] == pytest.approx(np.mean(inside))
     assert row["groups"] == 4
     assert document["size_groups"].startswith("equal parameters")
@@ -91,7 +92,6 @@ def test_the_difference_is_paired() -> None:
 def test_the_verdict_says_who_wins(swap: Array, params: Array, words: str) -> None:
     said = verdict(found({"swap": swap, "params": params}))
     assert words in said
-    assert said.count(".") == said.count("0.") + 2 * said.count("-0.") * 0 + 1
     assert "ranks best" in said
 
 

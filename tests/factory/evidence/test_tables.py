@@ -17,7 +17,9 @@ Write = Callable[..., Path]
 
 
 def rows(**columns: Any) -> list[dict[str, Any]]:
-    return [{"arch": cell, **{name: cells[index] for name, cells in columns.items()}} for index, cell in enumerate(CELLS)]
+    return [
+        {"arch": cell, **{name: cells[index] for name, cells in columns.items()}} for index, cell in enumerate(CELLS)
+    ]
 
 
 def refused(path: Path, *words: str, metric: str = "acc", where: tuple[tuple[str, str], ...] = ()) -> None:
@@ -95,7 +97,7 @@ def test_what_is_wrong_with_a_table_is_said(write_table: Write, tmp_path: Path) 
     refused(tmp_path / "nowhere.csv", "no table", "found nothing")
     path = write_table(rows(acc=(1, 2, 3)))
     refused(path, "no column 'accuracy'", "found arch, acc", metric="accuracy")
-    with pytest.raises(UsageError, match="no column 'genome'.*--space"):
+    with pytest.raises(UsageError, match=r"no column 'genome'.*--space"):
         load_table(path, SPACES["residual"], "acc", (), ())
     with pytest.raises(UsageError, match=r"line 2, names no network of nasbench201.*--space"):
         load_table(path, SPACES["nasbench201"], "acc", (), ())

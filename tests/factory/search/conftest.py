@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from factory.cost.latency import LatencyModel
-from factory.profiles import BudgetLimits
+from factory.profiles import BudgetLimits, SpaceLimits
 from factory.score.protocol import FACTORY
 from factory.search.candidate import Pricing
 from factory.search.scorer import Scorer
 from factory.spaces.deployable import Deployable
 from factory.spaces.plan import Input
+from factory.spaces.restriction import EVERYTHING
 
 PICTURE = Input(16, 16, 1)
 
@@ -19,10 +20,10 @@ PICTURE = Input(16, 16, 1)
 def pricing_of() -> Callable[..., Pricing]:
     """Prices by a latency law that is known, for 16 x 16 grey pictures of two classes."""
 
-    def build(latency_ms: float = 0.3, size_mb: float = 0.1) -> Pricing:
+    def build(latency_ms: float = 0.3, size_mb: float = 0.1, space: SpaceLimits = EVERYTHING) -> Pricing:
         law = LatencyModel((0.004, 0.03, 0.05, 0.2, 0.1, 0.01, 0.02, 0.07, 0.015), 0.25, 0.1)
         limits = BudgetLimits.model_construct(device="bench", latency_ms=latency_ms, size_mb=size_mb)
-        return Pricing(PICTURE, 2, limits, law)
+        return Pricing(PICTURE, 2, limits, law, space)
 
     return build
 

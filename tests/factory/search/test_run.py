@@ -123,7 +123,7 @@ def test_the_regulariser_aims_at_the_largest_network_that_fits(pricing_of: Prici
     size = regulariser(report)
     assert size.mu * 1000 == pytest.approx(max(fitting))
     assert size.factor(max(fitting)) == pytest.approx(1)
-    assert size.factor(max(fitting) // 2) == pytest.approx(np.exp(-1), rel=1e-2)
+    assert size.factor(max(fitting) // 2) == pytest.approx(np.exp(-1 / 4), rel=1e-2)
 
 
 def test_scores_are_drawn_from_all_classes_in_turn(data_of: DataOf) -> None:

@@ -1,0 +1,54 @@
+"""The command `factory audit`: how far the score can be trusted on a line, measured on the line itself."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from factory.commands import command, emit, engine_options, json_option, line_argument, open_run, runs_option, say_next
+
+
+@click.command()
+@line_argument
+@click.option("--nets", type=click.IntRange(min=6), default=24, show_default=True, help="Random networks to train.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of each training; else training.short_epochs.")
+@runs_option
+@engine_options
+@json_option
+@command
+def audit(
+    line: str, nets: int, epochs: int | None, runs: Path, as_json: bool, engine: str, address: str | None
+) -> None:
+    """Train random networks briefly, and say which score ranks them; the search then goes by that."""
+    from factory.workspace import read_json
+
+    run = open_run(line, runs, engine, address)
+    with run.workspace.locked():
+        folder = run.audit_stage(nets, epochs or run.line.training.short_epochs).path
+    document = read_json(folder / "audit.json")
+    if as_json:
+        emit(document)
+    else:
+        _show_audit(document)
+        click.echo(f"figure: {folder / 'audit.svg'}")
+    say_next(f"factory search {line}")
+
+
+def _show_audit(document: dict[str, Any]) -> None:
+    from factory.evidence.advice import LABELS, scope
+    from factory.tables import _show
+
+    def interval(row: dict[str, Any], low: str, high: str) -> str:
+        return "-" if row[low] is None else f"{row[low]:+.2f} to {row[high]:+.2f}"
+
+    rows = [
+        (row["score"], LABELS[row["score"]], "-" if row["spearman"] is None else f"{row['spearman']:+.2f}",
+         interval(row, "low", "high"), f"{row['regret_top5']:.1f}",
+         "-" if row["gain"] is None else f"{row['gain']:+.2f}", interval(row, "gain_low", "gain_high"))
+        for row in document["scores"]
+    ]  # fmt: skip
+    columns = ("score", "", "Spearman", "95 %", "regret of top 5, points", "above best count", "95 %")
+    _show(f"{document['line']}: {scope(document)}; rank correlation with validation loss", columns, rows)
+    print(f"saturation of SWAP-Score, median: {document['saturation']:.0%}")
+    for text in (document["sentence"], *document["advice"]):
+        print(text)
