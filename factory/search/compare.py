@@ -7,6 +7,7 @@ compared, not their best: as in Radosavovic et al., "Designing network design sp
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,8 +210,10 @@ def compare(
     space = Deployable(pricing.picture, pricing.classes)
     scorer = Scorer(space, images, pricing.classes, settings.seed, tried[0].protocol)
     found: dict[str, Candidate] = {}
+    scores = engine.map(scorer, list(networks))
+    first = list(islice(scores, 1))  # workers take seconds to start, which would spoil the estimate of the rest
     with ticker(len(networks)) as tick:
-        for arch, swap in zip(networks, engine.map(scorer, list(networks)), strict=True):
+        for arch, swap in zip(networks, chain(first, scores), strict=True):
             found[arch] = candidate(arch, networks[arch], swap, ranking)
             tick()
     *scored, pool = [_enough(own, [found[arch] for arch in own.networks], pricing.space) for own in samples]

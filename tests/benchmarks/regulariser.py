@@ -43,7 +43,9 @@ class Scored:
 def hindsight(swap: np.ndarray, params: np.ndarray, truth: np.ndarray) -> tuple[float, SizeRegulariser]:
     """The best of a grid, chosen on the very networks it is judged on."""
     top = params.max() / 1e3
-    grid = [SizeRegulariser(top * m, (top * w) ** 2) for m in np.arange(0.2, 1.6, 0.1) for w in np.geomspace(0.1, 4, 14)]
+    grid = [
+        SizeRegulariser(top * m, (top * w) ** 2) for m in np.arange(0.2, 1.6, 0.1) for w in np.geomspace(0.1, 4, 14)
+    ]
     found = [(_rho(swap, params, truth, size), size) for size in grid]
     return max(found, key=lambda item: item[0])
 

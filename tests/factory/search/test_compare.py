@@ -36,6 +36,13 @@ PricingOf = Callable[..., Pricing]
 MACS = PowerLaw((("macs", 1.0),), "macs")
 
 
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("factory.search.compare.NETWORKS", FEW)
+    monkeypatch.setattr("factory.search.compare.DRAWS", 400)
+    monkeypatch.setattr("factory.search.run.PROBED", 2)
+
+
 def scored(arch: str, score: float, latency_ms: float, size_mb: float = 1.0) -> Candidate:
     return Candidate(
         genome=arch, params=1, size_mb=size_mb, macs=1, latency_ms=latency_ms, swap=1.0, saturation=0.5, score=score
@@ -70,8 +77,8 @@ def test_samples_keep_the_budgets_use_them_up_and_are_allowed(pricing_of: Pricin
         assert costs.latency_upper_ms >= 0.15 or costs.size_mb >= 0.05
 
 
-def test_a_sample_depends_on_its_seed_and_limits_alone(pricing_of: PricingOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.search.compare.NETWORKS", FEW)
+@pytest.mark.usefixtures("_few")
+def test_a_sample_depends_on_its_seed_and_limits_alone(pricing_of: PricingOf) -> None:
     pricing, limits = pricing_of(), parse_restriction("kernels=3")
     assert sample(pricing, limits, 0) == sample(pricing_of(space=limits), limits, 0)
     assert sample(pricing, limits, 0).networks.keys() != sample(pricing, limits, 1).networks.keys()
@@ -174,10 +181,10 @@ def compared(folder: Path, pricing: Pricing, data: Dataset, workers: int, *texts
     return found
 
 
+@pytest.mark.usefixtures("_few")
 def test_a_comparison_is_what_its_ranking_says_of_its_samples_on_any_engine(
-    tmp_path: Path, pricing_of: PricingOf, data_of: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pricing_of: PricingOf, data_of: Callable[..., Dataset]
 ) -> None:
-    monkeypatch.setattr("factory.search.compare.NETWORKS", FEW)
     texts = ("kernels=5+kinds=mb", "kernels=3+kinds=mb")
     pricing, data = pricing_of(), data_of(side=16)
     found = compared(tmp_path / "1", pricing, data, 1, *texts)
@@ -196,10 +203,10 @@ def test_a_comparison_is_what_its_ranking_says_of_its_samples_on_any_engine(
         assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("_few")
 def test_a_restriction_far_below_the_budgets_is_refused_by_name(
-    tmp_path: Path, pricing_of: PricingOf, data_of: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pricing_of: PricingOf, data_of: Callable[..., Dataset]
 ) -> None:
-    monkeypatch.setattr("factory.search.compare.DRAWS", 300)
     wide = pricing_of(latency_ms=50.0, size_mb=50.0)
     with pytest.raises(GateError, match=r"restriction 'depths=1\+widths=8': expected 20 .*found 0, while 100\.0% keep"):
         compared(tmp_path / "a", wide, data_of(side=16), 1, "depths=1+widths=8", "all")

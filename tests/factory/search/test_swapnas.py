@@ -19,7 +19,9 @@ def searched(seed: int, number: int = 150) -> list[tuple[str, float]]:
 
 def test_it_finds_the_best_of_fifteen_thousand_cells_with_few_scores() -> None:
     best = [max(score for _, score in searched(seed)) for seed in range(5)]
-    drawn = [[NasBench201().sample(np.random.default_rng(seed + i)) for i in range(150)] for seed in range(0, 1000, 200)]
+    drawn = [
+        [NasBench201().sample(np.random.default_rng(seed + i)) for i in range(150)] for seed in range(0, 1000, 200)
+    ]
     by_chance = [max(arch.count("nor_conv_3x3") for arch in archs) for archs in drawn]
     assert best.count(6.0) >= 4
     assert np.mean(best) > np.mean(by_chance)
