@@ -112,11 +112,12 @@ class Run:
             "picture": asdict(self.picture),
             "classes": self.classes,
             "latency_ms": self.line.budget.latency_ms,
+            "space": self.line.space.model_dump(mode="json"),
         }
 
         def work(folder: Path) -> None:
             with progress.ticker("latency table", MEASURED) as tick:
-                measure_table(self.picture, self.classes, self.line.budget, self.book, folder, tick)
+                measure_table(self.picture, self.classes, self.line.budget, self.book, folder, tick, self.line.space)
 
         return self.workspace.stage("latency", inputs, work, measure_table)
 

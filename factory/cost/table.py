@@ -9,9 +9,10 @@ import numpy as np
 
 from factory.cost.count import count
 from factory.cost.latency import LatencyBook, LatencyModel, fit_latency
-from factory.profiles import BudgetLimits
+from factory.profiles import BudgetLimits, SpaceLimits
 from factory.spaces.plan import Input
-from factory.spaces.residual import Genome, plan, random_genome
+from factory.spaces.residual import Genome, plan
+from factory.spaces.restriction import EVERYTHING, draw
 from factory.workspace import read_json, write_json
 
 SCOUTS: Final = 8  # measured first, to learn how many MACs a millisecond buys here
@@ -21,11 +22,16 @@ DRAWS: Final = 3000
 
 
 def _design(
-    picture: Input, classes: int, limits: BudgetLimits, book: LatencyBook, tick: Callable[[], None]
+    picture: Input,
+    classes: int,
+    limits: BudgetLimits,
+    book: LatencyBook,
+    tick: Callable[[], None],
+    space: SpaceLimits,
 ) -> list[Genome]:
-    """Genomes whose latencies spread evenly, on a log scale, around the budget."""
+    """Genomes that the line allows, whose latencies spread evenly, on a log scale, around the budget."""
     rng = np.random.default_rng(0)
-    drawn = [random_genome(rng, picture) for _ in range(DRAWS)]
+    drawn = [draw(space, rng, picture) for _ in range(DRAWS)]
     macs = np.array([count(plan(g, picture, classes)).macs for g in drawn])
     small = np.argsort(macs)[DRAWS // 20 :: DRAWS // (2 * SCOUTS)][:SCOUTS]
     scouts = [drawn[i] for i in small]
@@ -48,9 +54,10 @@ def measure_table(
     book: LatencyBook,
     folder: Path,
     tick: Callable[[], None],
+    space: SpaceLimits = EVERYTHING,
 ) -> None:
     """Measure `MEASURED` networks and fit the model; write latency.json into `folder`."""
-    genomes = _design(picture, classes, limits, book, tick)
+    genomes = _design(picture, classes, limits, book, tick, space)
     plans = [plan(g, picture, classes) for g in genomes]
     measured = book.measure(plans[:SCOUTS], lambda: None) + book.measure(plans[SCOUTS:], tick)
     model = fit_latency(plans, measured)

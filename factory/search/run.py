@@ -51,7 +51,7 @@ def _asked(
     told: Sequence[Candidate], number: int, pricing: Pricing, population: int, rng: np.random.Generator
 ) -> list[tuple[str, Costs]]:
     """New genomes with their costs; in a space whose budgets are nearly out of reach, its smallest first."""
-    space = Deployable(pricing.picture, pricing.classes)
+    space = Deployable(pricing.picture, pricing.classes, limits=pricing.space)
     parents = [c.genome for c in ranked(told)[:population]]
     asked = ask(parents, {c.genome for c in told}, number, space, pricing.admit, rng)
     if not asked and not told:
@@ -106,7 +106,8 @@ class Measured:
 
 def least_saturated(pricing: Pricing, images_of: Callable[[int], Tensor], settings: SearchSettings) -> list[Measured]:
     """Try the numbers of samples on random feasible networks; the least saturated protocol first."""
-    rng, space = np.random.default_rng(settings.seed), Deployable(pricing.picture, pricing.classes)
+    rng = np.random.default_rng(settings.seed)
+    space = Deployable(pricing.picture, pricing.classes, limits=pricing.space)
     archs = [arch for arch, _ in ask([], (), PROBED, space, pricing.admit, rng)]
     tried: list[Measured] = []
     for samples in SAMPLES:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from factory.profiles import SpaceLimits
 from factory.spaces import residual
 from factory.spaces.network import build
 from factory.spaces.plan import Input
 from factory.spaces.protocol import Size
+from factory.spaces.restriction import EVERYTHING, confined, draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,7 @@ class Deployable:
     picture: Input
     classes: int
     name: str = "residual"
+    limits: SpaceLimits = EVERYTHING
 
     @property
     def full(self) -> Size:
@@ -42,12 +45,16 @@ class Deployable:
         return bool(self.check(arch))
 
     def sample(self, rng: np.random.Generator) -> str:
-        """Draw a genome that fits the pictures."""
-        return str(residual.random_genome(rng, self.picture))
+        """Draw a genome that fits the pictures and the limits."""
+        return str(draw(self.limits, rng, self.picture))
 
     def mutate(self, arch: str, rng: np.random.Generator) -> str:
-        """Return a neighbour."""
-        return str(residual.mutate(residual.parse(arch), rng, self.picture))
+        """Return a neighbour; a step out of the limits leads to any value that they leave."""
+        parent = residual.parse(arch)
+        while True:
+            child = confined(self.limits, residual.mutate(parent, rng, self.picture), rng)
+            if residual.fits_input(child, self.picture):
+                return str(child)
 
     def crossover(self, a: str, b: str, rng: np.random.Generator) -> str:
         """Return the front of `a` with the back of `b`."""

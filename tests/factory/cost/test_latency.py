@@ -11,6 +11,7 @@ from factory.cost.probe import probe
 from factory.profiles import BudgetLimits, DeviceProfile, load_device
 from factory.spaces.plan import Input, Plan
 from factory.spaces.residual import parse, plan, random_genome
+from factory.spaces.restriction import allows, parse_restriction
 from factory.workspace import read_json
 
 PICTURE = Input(24, 24, 1)
@@ -135,3 +136,6 @@ def test_the_table_is_measured_around_the_budget_fitted_and_read_back(
     rows = measured(tmp_path / "one", ticks)
     assert len({row["genome"] for row in rows}) == len(rows) == ticks.count == 14
     assert measured(tmp_path / "two", lambda: None) == rows  # all out of the book
+    few = parse_restriction("kinds=mb+depths=1,2")
+    table.measure_table(PICTURE, 3, limits, LatencyBook(tmp_path / "runs", DEVICE), tmp_path, lambda: None, few)
+    assert all(allows(few, parse(row["genome"])) for row in table.load_table(tmp_path)[1]["measured"])

@@ -12,8 +12,10 @@ from factory.score.ranking import PowerLaw
 from factory.search.candidate import Pricing
 from factory.search.run import search
 from factory.search.space import smallest_genomes, survey
-from factory.spaces.residual import parse, random_genome
-from factory.spaces.restriction import allows, draw, parse_restriction
+from factory.spaces.deployable import Deployable
+from factory.spaces.plan import Input
+from factory.spaces.residual import fits_input, parse, random_genome
+from factory.spaces.restriction import allowed, allows, choices, draw, parse_restriction
 from factory.training.loop import standard
 
 PricingOf = Callable[..., Pricing]
@@ -28,6 +30,18 @@ def test_nothing_is_admitted_that_the_line_does_not_allow(pricing_of: PricingOf)
     kept = [arch for arch in archs if limited.admit(arch)]
     assert kept == [arch for arch in archs if free.admit(arch) and allows(LIMITS, parse(arch))]
     assert 0 < len(kept) < sum(free.admit(arch) is not None for arch in archs)
+
+
+def test_the_moves_of_a_limited_space_stay_inside_it_and_cross_its_gaps() -> None:
+    limits = parse_restriction("kinds=basic,mb+depths=1,4+widths=8,64,256+stem_strides=1,4")
+    space, rng = Deployable(Input(40, 40, 1), 2, limits=limits), np.random.default_rng(0)
+    arch, made = space.sample(rng), set()
+    for _ in range(1000):
+        arch = space.mutate(arch, rng)
+        assert allows(limits, parse(arch))
+        assert fits_input(parse(arch), space.picture)
+        made |= choices(parse(arch))
+    assert made == set(allowed(limits))
 
 
 def test_the_survey_of_a_limited_space_is_of_what_is_left(pricing_of: PricingOf) -> None:
