@@ -13,7 +13,7 @@ from factory.commands import command, emit, engine_options, json_option, runs_op
 space_option = click.option("--space", required=True, help="Search space: darts, nasbench201, residual, ...")
 protocol_option = click.option(
     "--protocol",
-    type=click.Choice(("paper", "factory")),
+    type=click.Choice(("paper", "factory", "smooth")),
     help="How to measure; else paper for darts, factory for the others.",
 )
 images_option = click.option(

@@ -1,205 +1,35 @@
 """The stages in their order: asking for a late one runs all it stands on, and every complete one is reused."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from export.runtime.errors import GateError
-from export.runtime.image import RESIZE_RULE
 from export.runtime.keys import key_id, load_private
 from factory import delivery, progress
-from factory.cost.latency import LatencyBook, LatencyModel
-from factory.cost.table import MEASURED, load_table, measure_table
-from factory.data import dataset
-from factory.data.dataset import Dataset
-from factory.data.decode import file_hashes
-from factory.engine import Engine, Workers, engine
-from factory.evidence.advice import formula
-from factory.evidence.audit import load_ranking
-from factory.evidence.auditing import audit, draw_networks
+from factory.groundwork import Groundwork
 from factory.handover import pack_bundle
 from factory.outcome import Delivered, Results
 from factory.page import write_report
-from factory.profiles import DeviceProfile, LineProfile, SpaceLimits, load_device
-from factory.score.calibration import CALIBRATED
-from factory.score.ranking import Ranking, Regularised
-from factory.search.candidate import Pricing
-from factory.search.compare import compare
-from factory.search.run import Found, load_search, regulariser, search
+from factory.profiles import DeviceProfile, load_device
+from factory.search.run import Found, load_search, search
 from factory.search.scorer import Scorer, score_images
 from factory.search.shortlist import Entry, Proving, load_shortlist, shortlist
 from factory.search.shortlist import reference as plain_reference
-from factory.search.space import survey
-from factory.search.trials import Trial, TrialBook
 from factory.spaces.deployable import Deployable
-from factory.spaces.plan import Input, Plan
+from factory.spaces.plan import Plan
 from factory.spaces.residual import parse, plan
 from factory.training.checkpoint import Progress
-from factory.training.compute import Compute, this_machine
 from factory.training.finish import finish, load_expectation, load_plain
-from factory.training.full import load_trained, recipe_of, train
-from factory.training.loop import Standard, standard
-from factory.workspace import Stage, Workspace, read_json
+from factory.training.full import load_trained, train
+from factory.workspace import Stage, read_json
 
 
-class Run:
-    """One line's way from images to bundle. Every property is a stage, or what a stage wrote."""
-
-    def __init__(
-        self,
-        line: LineProfile,
-        root: Path,
-        runs: Path,
-        workers: Workers | None = None,
-        say: Callable[[str], None] = progress.say,
-    ) -> None:
-        self.line, self.root, self.runs, self._say = line, root, runs, say
-        self._workers = workers or Workers("processes", None)
-        self.workspace = Workspace(runs, line.name, say)
-        self.device: DeviceProfile = load_device(line.budget.device)
-        self.compute: Compute = this_machine()
-        self.picture = Input(line.input.height, line.input.width, line.input.channels)
-        self.classes = len(line.classes.labels)
-
-    # images
-
-    @cached_property
-    def data_stage(self) -> Stage:
-        """Decode, check, split."""
-        items = dataset.list_items(self.line, self.root)
-        inputs = {
-            "files": [[i.path, i.raw_label, i.split, i.group] for i in items],
-            "content": file_hashes(self.root, items),
-            "images": self.line.images.model_dump(mode="json", exclude={"root", "csv", "layout"}),
-            "classes": self.line.classes.model_dump(mode="json"),
-            "input": self.line.input.model_dump(mode="json"),
-            "resize": RESIZE_RULE,
-        }
-
-        def work(folder: Path) -> None:
-            with progress.ticker("images", len(items)) as tick:
-                dataset.prepare(self.line, self.root, items, folder, tick)
-
-        return self.workspace.stage("data", inputs, work, dataset.prepare)
-
-    @cached_property
-    def data(self) -> Dataset:
-        """The pictures; refused when they leak."""
-        return dataset.load(self.line, self.data_stage.path)
-
-    @cached_property
-    def norm(self) -> Standard:
-        """Mean and spread of the training pixels."""
-        return standard(self.data.train.images)
-
-    # costs
-
-    @cached_property
-    def book(self) -> LatencyBook:
-        """Everything ever timed on the budget's device."""
-        return LatencyBook(self.runs, self.device)
-
-    @cached_property
-    def latency_stage(self) -> Stage:
-        """Measure a few networks of the space on this device."""
-        inputs = {
-            "fingerprint": self.book.fingerprint,
-            "picture": asdict(self.picture),
-            "classes": self.classes,
-            "latency_ms": self.line.budget.latency_ms,
-            "space": self.line.space.model_dump(mode="json"),
-        }
-
-        def work(folder: Path) -> None:
-            with progress.ticker("latency table", MEASURED) as tick:
-                measure_table(self.picture, self.classes, self.line.budget, self.book, folder, tick, self.line.space)
-
-        return self.workspace.stage("latency", inputs, work, measure_table)
-
-    @cached_property
-    def latency_model(self) -> LatencyModel:
-        """Latency of any genome."""
-        return load_table(self.latency_stage.path)[0]
-
-    @cached_property
-    def pricing(self) -> Pricing:
-        """Costs of any genome, whether they keep the budgets, and what the line allows of the space."""
-        return Pricing(self.picture, self.classes, self.line.budget, self.latency_model, self.line.space)
-
-    # audit
-
-    def _audit_inputs(self) -> dict[str, Any]:
-        return {
-            "data": self.data_stage.result,
-            "latency": self.latency_stage.result,
-            "budget": self.line.budget.model_dump(mode="json"),
-            "space": self.line.space.model_dump(mode="json"),
-            "settings": self.line.search.model_dump(mode="json", include={"repeats", "seed"}),
-            "training": self.line.training.model_dump(mode="json", exclude={"epochs", "short_epochs", "swapout"}),
-            "compute": replace(self.compute, threads=1).as_json(),
-        }
-
-    def audit_stage(self, nets: int, epochs: int) -> Stage:
-        """Train random networks briefly, and measure which score ranks them."""
-
-        def work(folder: Path) -> None:
-            drawn = draw_networks(self.pricing, nets, self.line.search.seed, self._say)
-            with progress.ticker("short trainings", len(drawn)) as tick, self._engine() as engine:
-                book = self.trials(epochs)
-                audit(self.line.name, self.line.search, self.pricing, drawn, book, engine, folder, tick, self._say)
-
-        return self.workspace.stage("audit", self._audit_inputs() | {"nets": nets, "epochs": epochs}, work, audit)
-
-    @cached_property
-    def audited(self) -> dict[str, Any] | None:
-        """What the largest audit of these images, budgets and trainings says; None if there was none."""
-        own = self._audit_inputs()
-        made = [(i["nets"], i["epochs"]) for i in self.workspace.complete("audit", audit) if i == i | own]
-        return read_json(self.audit_stage(*max(made)).path / "audit.json") if made else None
+class Run(Groundwork):
+    """One line's way from images to bundle: every property is a stage, or what a stage wrote."""
 
     # search
-
-    def _engine(self) -> AbstractContextManager[Engine]:
-        return engine(self._workers.name, self.line.search.workers, self._workers.address)
-
-    @cached_property
-    def ranking(self) -> Ranking:
-        """What the search ranks by: the audit's verdict where there is one, else as the profile says."""
-        if self.line.search.score == "paper":
-            return Regularised(regulariser(survey(self.pricing)))
-        if self.audited is None:
-            return CALIBRATED
-        nets, advised = self.audited["nets"], self.audited["ranking"]
-        self._say(f"search: ranked as the audit of {nets} networks advises ({formula(advised)})")
-        return load_ranking(self.audited)
-
-    def compare_stage(self, alternatives: Sequence[SpaceLimits]) -> Stage:
-        """Compare two restrictions of the line's space by the scores of random networks."""
-        settings = self.line.search
-        inputs = {
-            "data": self.data_stage.result,
-            "latency": self.latency_stage.result,
-            "budget": self.line.budget.model_dump(mode="json"),
-            "space": self.line.space.model_dump(mode="json"),
-            "alternatives": [limits.model_dump(mode="json") for limits in alternatives],
-            "settings": settings.model_dump(mode="json", include={"repeats", "seed"}),
-            "ranking": self.ranking.as_json(),
-            "torch": self.compute.as_json()["torch"],
-        }
-
-        def work(folder: Path) -> None:
-            with self._engine() as engine:
-                compare(
-                    settings, self.pricing, self.ranking, alternatives, self.data.train, self.norm, engine, folder,
-                    partial(progress.ticker, "networks"),
-                )  # fmt: skip
-
-        return self.workspace.stage("compare", inputs, work, compare)
 
     @cached_property
     def search_stage(self) -> Stage:
@@ -228,13 +58,6 @@ class Run:
     def found(self) -> Found:
         """All scored networks, best first; the front of score against latency against size; how they were scored."""
         return load_search(self.search_stage.path)
-
-    def trials(self, epochs: int) -> TrialBook:
-        """Short trainings of this line, of `epochs` each: those done before, and those to come."""
-        compute = self.compute if self.compute.device == "cuda" else replace(self.compute, threads=1)
-        recipe = recipe_of(self.line.training, epochs)
-        trial = Trial(self.data.train, self.data.val, self.classes, self.norm, recipe, compute)
-        return TrialBook(self.workspace.root / "trials.json", trial, self.data_stage.result)
 
     @cached_property
     def shortlist_stage(self) -> Stage:

@@ -15,7 +15,7 @@ from factory.evidence import statistics
 from factory.evidence.measures import SMALLEST, scored_size
 from factory.evidence.rows import FEWEST
 from factory.score.stack import Stack
-from factory.score.swap import resized
+from factory.score.swap import pictured
 from factory.search.scorer import Scorer
 
 Array = NDArray[np.float64]
@@ -56,7 +56,7 @@ def standard_patterns(scorer: Scorer, arch: str, images: Tensor) -> float:
         images: float32 (S, C, H, W).
     """
     protocol = scorer.protocol
-    pictures = resized(images, protocol.image_size)
+    pictures = pictured(images, protocol)
     with torch.device("meta"):
         network = scorer.space.network(arch, scored_size(scorer.space, protocol))
     stack = Stack(network, protocol.repeats, protocol.batch_norm)

@@ -43,11 +43,12 @@ def space_named(name: str) -> Space:
 def protocol_for(space: Space, preset: str | None) -> ScoreProtocol:
     """The preset on the space's proxy network, for pictures of 32 x 32; without a name, the one that suits the space.
 
-    The authors' own network, one cell of 3 channels, exists for DARTS cells only, and it is what `paper` means there.
+    The authors' own network, one cell of 3 channels, exists for DARTS cells only: there it is what `paper` and `smooth`
+    mean. It holds no normal cell, so it can only rank cells that are both.
     """
     name = preset or ("paper" if space.name == "darts" else "factory")
     protocol = replace(PRESETS[name], image_size=PROXY_PIXELS)
-    if name == "paper" and space.name == "darts":
+    if name in {"paper", "smooth"} and space.name == "darts":
         return protocol
     return protocol.sized(space.proxy.channels, space.proxy.depth)
 

@@ -81,11 +81,15 @@ def copies_together(network: nn.Module, images: Tensor, repeats: int) -> int:
     return min(repeats, 1 << max(0, (STACKED // values).bit_length() - 1))
 
 
-def resized(images: Tensor, size: int | None) -> Tensor:
-    """Images (S, C, H, W) at size x size pixels, by area where they shrink."""
-    if size is None or tuple(images.shape[2:]) == (size, size):
-        return images
-    return functional.interpolate(images, (size, size), mode="area")
+def pictured(images: Tensor, protocol: ScoreProtocol) -> Tensor:
+    """Images (S, C, H, W) at the protocol's size, by area where they shrink, and with no more than its detail."""
+    size = images.shape[2:] if protocol.image_size is None else (protocol.image_size, protocol.image_size)
+    if images.shape[2:] != size:
+        images = functional.interpolate(images, size, mode="area")
+    if protocol.detail is not None:
+        coarse = functional.interpolate(images, (protocol.detail, protocol.detail), mode="area")
+        images = functional.interpolate(coarse, size, mode="bicubic", align_corners=False)
+    return images
 
 
 @torch.inference_mode()
@@ -107,7 +111,7 @@ def swap_score(build: Callable[[], nn.Module], images: Tensor, seed: int, protoc
     """
     if len(images) != protocol.samples:
         raise ValueError(f"protocol {protocol.name!r} takes {protocol.samples} images, found {len(images)}")
-    pictures = resized(images, protocol.image_size)
+    pictures = pictured(images, protocol)
     with torch.device("meta"):
         network = build()
     copies = copies_together(network, pictures, protocol.repeats)

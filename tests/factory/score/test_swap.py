@@ -95,6 +95,10 @@ def test_every_setting_of_the_protocol_means_what_it_says(change: dict[str, str]
     x = images()
     halved = torch.nn.functional.avg_pool2d(x, 2)
     assert swap_score(builder(GENOMES[0]), x, 0, small) == swap_score(builder(GENOMES[0]), halved, 0, protocol())
+    coarse = torch.nn.functional.avg_pool2d(x, 4)
+    smooth = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic")
+    detail = replace(protocol(), detail=4)
+    assert swap_score(builder(GENOMES[0]), x, 0, detail) == swap_score(builder(GENOMES[0]), smooth, 0, protocol())
 
 
 def test_in_single_precision_the_count_is_the_same_but_for_values_next_to_zero() -> None:
