@@ -17,6 +17,7 @@ SETS: Final[tuple[tuple[str, ...], ...]] = (
     ("macs",),
     ("params",),
     ("positions",),
+    ("params", "macs"),
     ("macs", "narrowest"),
     ("macs", "width"),
     ("positions", "convolutions"),
