@@ -66,10 +66,12 @@ def ranking_sentence(chosen: str, powers: str, rows: Rows) -> str:
     """
     count = best_plain(rows)
     if chosen in PLAIN:
-        return f"Rank by {LABELS[chosen]} alone: {interval(rows[chosen])}, and nothing beats that beyond chance."
+        return f"Rank by {LABELS[chosen]} alone: {interval(rows[chosen])}, and nothing is clearly better."
     if not number(rows[chosen]["low"]) > 0:
         return f"No ranking is better than chance here: {LABELS[chosen]} is kept ({powers}); more --nets may tell."
     other = "" if rows[count]["spearman"] is None else f"; {LABELS[count]} alone: {interval(rows[count])}"
+    if other and not number(rows[chosen]["gain_low"]) > 0:
+        other += ", a difference that chance could make"
     name = LABELS[chosen] if chosen == "swap" else f"{powers}, {LABELS[chosen]}"
     return f"Rank by {name}: {interval(rows[chosen])}{other}."
 

@@ -20,6 +20,7 @@ TOP: Final = 5  # networks of a shortlist whose regret is reported
 SURE: Final = 0.9
 COUNTS: Final = ("params", "macs")
 PLAIN: Final = (*COUNTS, "latency")
+TOLERATED: Final = 1.0  # standard errors that a plain count may be behind; with 1.96, all that chance explains
 USABLE: Final = ("refitted", "calibrated", "regularised", "swap")  # what the search can rank by beside a plain count
 
 
@@ -73,16 +74,21 @@ def trusted(rows: Rows, beaten: Sequence[str]) -> bool:
 def choose(rows: Rows, usable: Sequence[str] = USABLE) -> str:
     """The name of the score to search by.
 
-    The best of `usable` that is above 0 and above the best plain count, both beyond chance; else that count, which is
-    as good as anything; where it is not above 0 itself beyond chance, nothing needs to beat it, and what is left
-    without evidence is the calibrated ranking, which has some from other lines.
+    The best of `usable` that is above 0 beyond chance and above the best plain count by more than `TOLERATED`; else
+    that count, which is as good as anything. Where it is not above 0 itself beyond chance, nothing needs to beat it,
+    and what is left without evidence is the calibrated ranking, which has some from other lines.
     """
     count = rows[best_plain(rows)]
     weak = not number(count["low"]) > 0
-    better = [n for n in usable if number(rows[n]["low"]) > 0 and (weak or number(rows[n]["gain_low"]) > 0)]
+    better = [n for n in usable if number(rows[n]["low"]) > 0 and (weak or _clearly_above(rows[n]))]
     if better:
         return max(better, key=lambda name: number(rows[name]["spearman"]))
     return "calibrated" if weak else str(count["score"])
+
+
+def _clearly_above(row: Mapping[str, Any]) -> bool:
+    error = (row["gain_high"] - row["gain_low"]) / (2 * 1.96)
+    return bool(row["gain"] > TOLERATED * error)
 
 
 def shortlist_positions(score: Array, truth: Array, seed: int) -> NDArray[np.intp]:
