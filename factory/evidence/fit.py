@@ -1,7 +1,7 @@
 """A ranking fitted to trained networks: ridge regression on the logarithms of cheap features, a product of powers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -29,8 +29,7 @@ class Trained:
 
 def logs(features: Sequence[Features], names: Sequence[str]) -> Array:
     """Logarithms (n, len(names)) of the named features."""
-    rows = [asdict(one) for one in features]
-    return np.log(np.array([[row[name] for name in names] for row in rows], np.float64))
+    return np.log(np.array([[getattr(one, name) for name in names] for one in features], np.float64))
 
 
 def normal_scores(truth: Array) -> Array:

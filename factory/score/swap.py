@@ -17,7 +17,7 @@ from factory.score.patterns import Words, distinct, distinct_on_device, pack, pa
 from factory.score.protocol import ScoreProtocol
 from factory.score.stack import Stack
 
-STACKED: Final = 1 << 19  # values of the largest feature map of all copies together: what a core's cache holds
+STACKED: Final = 1 << 20  # values of the largest feature map of all copies together: as many as a core's cache holds
 
 
 @dataclass(frozen=True, slots=True)
