@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, TypeVar
@@ -70,6 +70,16 @@ def _work(pipe: Connection, gpu: str | None) -> None:
             pipe.send_bytes(answer)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back, from the process that is started here too: until it ignores it, it would print a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Worker:
     """One process, and the number of the item it is at."""
 
@@ -77,7 +87,8 @@ class _Worker:
         context = get_context("spawn")
         self.pipe, inner = context.Pipe()
         self.process = context.Process(target=_work, args=(inner, gpu), daemon=True)
-        self.process.start()
+        with _uninterrupted():
+            self.process.start()
         inner.close()  # or the pipe would not end when the process does
         self.at: int | None = None
         self._task: object = None
