@@ -1,7 +1,6 @@
 """The command `factory audit`: how far the score can be trusted on a line, measured on the line itself."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -29,26 +28,8 @@ def audit(
     if as_json:
         emit(document)
     else:
-        _show_audit(document)
+        from factory.tables import show_audit
+
+        show_audit(document)
         click.echo(f"figure: {folder / 'audit.svg'}")
     say_next(f"factory search {line}")
-
-
-def _show_audit(document: dict[str, Any]) -> None:
-    from factory.evidence.advice import LABELS, scope
-    from factory.tables import _show
-
-    def interval(row: dict[str, Any], low: str, high: str) -> str:
-        return "-" if row[low] is None else f"{row[low]:+.2f} to {row[high]:+.2f}"
-
-    rows = [
-        (row["score"], LABELS[row["score"]], "-" if row["spearman"] is None else f"{row['spearman']:+.2f}",
-         interval(row, "low", "high"), f"{row['regret_top5']:.1f}",
-         "-" if row["gain"] is None else f"{row['gain']:+.2f}", interval(row, "gain_low", "gain_high"))
-        for row in document["scores"]
-    ]  # fmt: skip
-    columns = ("score", "", "Spearman", "95 %", "regret of top 5, points", "above best count", "95 %")
-    _show(f"{document['line']}: {scope(document)}; rank correlation with validation loss", columns, rows)
-    print(f"saturation of SWAP-Score, median: {document['saturation']:.0%}")
-    for text in (document["sentence"], *document["advice"]):
-        print(text)

@@ -57,7 +57,9 @@ def score(
     if as_json:
         emit(document)
     else:
-        _show_score(document)
+        from factory.tables import show_score
+
+        show_score(document)
     say_next(f"factory correlate --space {space} --table TABLE.csv --metric COLUMN")
 
 
@@ -124,7 +126,9 @@ def correlate(
     if as_json:
         emit(document)
     else:
-        _show_correlation(document)
+        from factory.tables import show_correlation
+
+        show_correlation(document)
         click.echo(f"figure: {folder / 'correlate.svg'}")
     say_next(f"factory score --space {space} --arch ARCH")
 
@@ -148,69 +152,3 @@ def _write(folder: Path, document: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "correlate.json", document)
     write_atomic(folder / "correlate.svg", correlation_figure(document).encode())
-
-
-def _show_score(document: dict[str, Any]) -> None:
-    from factory.tables import _show
-
-    counts, size, protocol = document["per_init"], document["regulariser"], document["protocol"]
-    pictures = f"{protocol['samples']} pictures of {protocol['image_size']} pixels, {Path(document['pictures']).name}"
-    rows = [
-        ("SWAP-Score", f"{document['swap']:,.1f}", f"mean of {len(counts)}, {min(counts):,} to {max(counts):,}"),
-        ("regularised", f"{document['regularised']:,.1f}", f"mu {size['mu']:.4g}, sigma {size['sigma']:.4g}"),
-        ("saturation", f"{document['saturation']:.1%}", f"of min(V, 2^{protocol['samples']})"),
-        ("V", f"{document['positions']:,}", f"activation values; {pictures}"),
-        ("parameters", f"{document['params']:,}", f"scored; of the full network {document['params_full']:,}"),
-        ("seconds", f"{document['seconds']:.3f}", f"protocol {protocol['name']} {protocol['digest'][:12]}"),
-    ]
-    _show(f"{document['space']}: {document['arch']}", ("", "value", ""), rows)
-
-
-def _show_correlation(document: dict[str, Any]) -> None:
-    from factory.evidence.rows import verdict
-    from factory.tables import _show
-
-    def number(value: float | None, form: str = "+.3f") -> str:
-        return "-" if value is None else format(value, form)
-
-    rows = [
-        (row["score"], row["source"], f"{row['n']:,}", number(row["spearman"]),
-         f"{number(row['low'], '+.2f')} to {number(row['high'], '+.2f')}", number(row["kendall"]),
-         number(row["top_recall"], ".0%"), number(row["best_of_top10"], ".4g"), number(row["within_size"]),
-         number(row["seconds"], ".3f"))
-        for row in document["rows"]
-    ]  # fmt: skip
-    columns = (
-        "score",
-        "from",
-        "networks",
-        "Spearman",
-        "95 %",
-        "Kendall",
-        "top tenth",
-        "best of 10",
-        "at one size",
-        "s",
-    )
-    where = "".join(f", {column} {value}" for column, value in document["where"].items())
-    _show(f"{document['space']}: rank correlation with {document['metric']}{where}", columns, rows)
-    print(f"best trained: {document['best_trained']:.4g}; at one size: {document['size_groups']}")
-    print(f"left out: {document['invalid']} without a path, {document['without_result']} without a result")
-    if document["median_saturation"] is not None:
-        print(f"saturation of SWAP-Score, median: {document['median_saturation']:.1%}")
-    if "ablation" in document:
-        _show_ablation(document["ablation"], document["ablation_left_out"])
-    print(verdict(document))
-
-
-def _show_ablation(rows: list[dict[str, Any]], left_out: list[int]) -> None:
-    from factory.tables import _show
-
-    kinds = ("standard", "swap", "regularised")
-    body = [
-        (f"{row['image_size']} pixels", *("-" if row[kind] is None else f"{row[kind]:+.3f}" for kind in kinds))
-        for row in rows
-    ]
-    _show("Spearman by kind of activation pattern", ("input", "standard", "SWAP", "regularised SWAP"), body)
-    if left_out:
-        print(f"left out, too small for the space's networks: {', '.join(map(str, left_out))} pixels")

@@ -119,12 +119,17 @@ class Groundwork:
 
     # audit
 
-    def _audit_inputs(self) -> dict[str, Any]:
+    def _candidate_inputs(self) -> dict[str, Any]:
+        """What networks a line may have depends on, and how they are scored."""
         return {
             "data": self.data_stage.result,
             "latency": self.latency_stage.result,
             "budget": self.line.budget.model_dump(mode="json"),
             "space": self.line.space.model_dump(mode="json"),
+        }
+
+    def _audit_inputs(self) -> dict[str, Any]:
+        return self._candidate_inputs() | {
             "settings": self.line.search.model_dump(mode="json", include={"repeats", "seed"}),
             "training": self.line.training.model_dump(mode="json", exclude={"epochs", "short_epochs", "swapout"}),
             "compute": replace(self.compute, threads=1).as_json(),
@@ -165,11 +170,7 @@ class Groundwork:
     def compare_stage(self, alternatives: Sequence[SpaceLimits]) -> Stage:
         """Compare two restrictions of the line's space by the scores of random networks."""
         settings = self.line.search
-        inputs = {
-            "data": self.data_stage.result,
-            "latency": self.latency_stage.result,
-            "budget": self.line.budget.model_dump(mode="json"),
-            "space": self.line.space.model_dump(mode="json"),
+        inputs = self._candidate_inputs() | {
             "alternatives": [limits.model_dump(mode="json") for limits in alternatives],
             "settings": settings.model_dump(mode="json", include={"repeats", "seed"}),
             "ranking": self.ranking.as_json(),

@@ -15,7 +15,7 @@ from factory.handover import bundle_id_of, versions
 from factory.outcome import Results
 from factory.report import model as m
 from factory.report import page
-from factory.search.run import SATURATED
+from factory.search.saturation import SATURATED
 
 METRICS: Final = {
     "balanced_accuracy": "Balanced accuracy",

@@ -14,10 +14,9 @@ from factory.outcome import Delivered, Results
 from factory.page import write_report
 from factory.profiles import DeviceProfile, load_device
 from factory.search.run import Found, load_search, search
-from factory.search.scorer import Scorer, score_images
+from factory.search.scorer import scorer_of
 from factory.search.shortlist import Entry, Proving, load_shortlist, shortlist
 from factory.search.shortlist import reference as plain_reference
-from factory.spaces.deployable import Deployable
 from factory.spaces.plan import Plan
 from factory.spaces.residual import parse, plan
 from factory.training.checkpoint import Progress
@@ -35,11 +34,7 @@ class Run(Groundwork):
     def search_stage(self) -> Stage:
         """Score many networks without training."""
         settings = self.line.search
-        inputs = {
-            "data": self.data_stage.result,
-            "latency": self.latency_stage.result,
-            "budget": self.line.budget.model_dump(mode="json"),
-            "space": self.line.space.model_dump(mode="json"),
+        inputs = self._candidate_inputs() | {
             "settings": settings.model_dump(mode="json", exclude={"workers", "shortlist", "score"}),
             "ranking": self.ranking.as_json(),
             "torch": self.compute.as_json()["torch"],
@@ -72,9 +67,7 @@ class Run(Groundwork):
         }
 
         def work(folder: Path) -> None:
-            images = score_images(self.data.train, self.norm, self.found.protocol.samples, settings.seed)
-            space = Deployable(self.picture, self.classes)
-            scorer = Scorer(space, images, self.classes, settings.seed, self.found.protocol)
+            scorer = scorer_of(self.pricing, self.data.train, self.norm, settings.seed, self.found.protocol)
             with progress.ticker("short trainings", settings.shortlist + 1) as tick, self._engine() as engine:
                 proving = Proving(self.pricing, self.book, self.trials(training.short_epochs), engine)
                 shortlist(

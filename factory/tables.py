@@ -1,6 +1,7 @@
 """What the commands print: tables that line up."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from factory.doctor import Finding
+from factory.evidence.advice import LABELS, scope
+from factory.evidence.rows import verdict
 from factory.outcome import Results
 from factory.search.candidate import Candidate
 from factory.search.shortlist import Entry
@@ -188,3 +191,84 @@ def show_outcome(results: Results) -> None:
     checked = [(c.name, f"{c.limit:.4g}", f"{c.value:.4g}", "yes" if c.passed else "NO") for c in results.checks]
     _show("limits", ("limit", "asked", "found", "holds"), checked)
     print(f"network: {results.chosen.genome}")
+
+
+def show_score(document: dict[str, Any]) -> None:
+    """One architecture's SWAP-Score and what it was measured with."""
+    counts, size, protocol = document["per_init"], document["regulariser"], document["protocol"]
+    pictures = f"{protocol['samples']} pictures of {protocol['image_size']} pixels, {Path(document['pictures']).name}"
+    rows = [
+        ("SWAP-Score", f"{document['swap']:,.1f}", f"mean of {len(counts)}, {min(counts):,} to {max(counts):,}"),
+        ("regularised", f"{document['regularised']:,.1f}", f"mu {size['mu']:.4g}, sigma {size['sigma']:.4g}"),
+        ("saturation", f"{document['saturation']:.1%}", f"of min(V, 2^{protocol['samples']})"),
+        ("V", f"{document['positions']:,}", f"activation values; {pictures}"),
+        ("parameters", f"{document['params']:,}", f"scored; of the full network {document['params_full']:,}"),
+        ("seconds", f"{document['seconds']:.3f}", f"protocol {protocol['name']} {protocol['digest'][:12]}"),
+    ]
+    _show(f"{document['space']}: {document['arch']}", ("", "value", ""), rows)
+
+
+def show_correlation(document: dict[str, Any]) -> None:
+    """How well every score ranks the networks of a table."""
+
+    def number(value: float | None, form: str = "+.3f") -> str:
+        return "-" if value is None else format(value, form)
+
+    rows = [
+        (row["score"], row["source"], f"{row['n']:,}", number(row["spearman"]),
+         f"{number(row['low'], '+.2f')} to {number(row['high'], '+.2f')}", number(row["kendall"]),
+         number(row["top_recall"], ".0%"), number(row["best_of_top10"], ".4g"), number(row["within_size"]),
+         number(row["seconds"], ".3f"))
+        for row in document["rows"]
+    ]  # fmt: skip
+    columns = (
+        "score",
+        "from",
+        "networks",
+        "Spearman",
+        "95 %",
+        "Kendall",
+        "top tenth",
+        "best of 10",
+        "at one size",
+        "s",
+    )
+    where = "".join(f", {column} {value}" for column, value in document["where"].items())
+    _show(f"{document['space']}: rank correlation with {document['metric']}{where}", columns, rows)
+    print(f"best trained: {document['best_trained']:.4g}; at one size: {document['size_groups']}")
+    print(f"left out: {document['invalid']} without a path, {document['without_result']} without a result")
+    if document["median_saturation"] is not None:
+        print(f"saturation of SWAP-Score, median: {document['median_saturation']:.1%}")
+    if "ablation" in document:
+        _show_ablation(document["ablation"], document["ablation_left_out"])
+    print(verdict(document))
+
+
+def _show_ablation(rows: list[dict[str, Any]], left_out: list[int]) -> None:
+    kinds = ("standard", "swap", "regularised")
+    body = [
+        (f"{row['image_size']} pixels", *("-" if row[kind] is None else f"{row[kind]:+.3f}" for kind in kinds))
+        for row in rows
+    ]
+    _show("Spearman by kind of activation pattern", ("input", "standard", "SWAP", "regularised SWAP"), body)
+    if left_out:
+        print(f"left out, too small for the space's networks: {', '.join(map(str, left_out))} pixels")
+
+
+def show_audit(document: dict[str, Any]) -> None:
+    """How well every score ranks a line's own networks, and what to do about it."""
+
+    def interval(row: dict[str, Any], low: str, high: str) -> str:
+        return "-" if row[low] is None else f"{row[low]:+.2f} to {row[high]:+.2f}"
+
+    rows = [
+        (row["score"], LABELS[row["score"]], "-" if row["spearman"] is None else f"{row['spearman']:+.2f}",
+         interval(row, "low", "high"), f"{row['regret_top5']:.1f}",
+         "-" if row["gain"] is None else f"{row['gain']:+.2f}", interval(row, "gain_low", "gain_high"))
+        for row in document["scores"]
+    ]  # fmt: skip
+    columns = ("score", "", "Spearman", "95 %", "regret of top 5, points", "above best count", "95 %")
+    _show(f"{document['line']}: {scope(document)}; rank correlation with validation loss", columns, rows)
+    print(f"saturation of SWAP-Score, median: {document['saturation']:.0%}")
+    for text in (document["sentence"], *document["advice"]):
+        print(text)

@@ -25,6 +25,15 @@ def _blocks(mark: str) -> list[list[str]]:
     return [[line.split("#")[0].strip() for line in block.splitlines() if line.strip()] for block in blocks]
 
 
+def _given(command: str) -> list[str]:
+    """Give a command of `factory` as a user would, and return its arguments."""
+    name, *arguments = shlex.split(command)
+    assert name == "factory"
+    result = factory(*arguments)
+    assert result.exit_code == 0, f"{command}\n{result.output}"
+    return arguments
+
+
 def test_every_console_block_is_run_by_a_test() -> None:
     assert README.count("```console") == sum(len(_blocks(m)) for m in ("line", "scores", "station")) + 1  # of make
 
@@ -41,10 +50,7 @@ def test_commands_of_a_new_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     commands = [command for block in _blocks("line") for command in block]
     assert commands
     for command in commands:
-        name, *arguments = shlex.split(command)
-        assert name == "factory"
-        result = factory(*arguments)
-        assert result.exit_code == 0, f"{command}\n{result.output}"
+        arguments = _given(command)
         if arguments[0] == "init":  # what the user is told to do next: read it, and change it to taste
             profile = tmp_path / "profiles" / "lines" / "my-line.toml"
             text = profile.read_text().replace("candidates = 600", "candidates = 24\npopulation = 12\nworkers = 1")
@@ -62,10 +68,7 @@ def test_commands_about_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     commands = [command for block in _blocks("scores") for command in block]
     assert commands
     for command in commands:
-        name, *arguments = shlex.split(command)
-        assert name == "factory"
-        result = factory(*arguments)
-        assert result.exit_code == 0, f"{command}\n{result.output}"
+        _given(command)
 
 
 def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:

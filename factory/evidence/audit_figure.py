@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from factory.evidence.advice import LABELS, formula, interval, scope
 from factory.evidence.settling import SETTLED
-from factory.report.style import BLUE, DASHES, HALF, INK, MUTED, STYLE, VERMILION, shorten, to_svg
+from factory.report.style import BLUE, DASHES, HALF, INK, MUTED, STYLE, VERMILION, shorten, to_svg_file
 
 UNITS: Final = {"swap": "distinct activation patterns", "latency": "ms", "params": "", "macs": "of one image"}
 
@@ -19,9 +19,9 @@ UNITS: Final = {"swap": "distinct activation patterns", "latency": "ms", "params
 @matplotlib.rc_context(STYLE)
 def audit_figure(document: Mapping[str, Any]) -> str:
     """Draw the document of an audit: the text of an SVG file."""
-    svg = to_svg(panels(document), "audit", "Scores against trained results, and when the order of the results settles")
-    head, body = svg.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg" style="background: white">{body}'
+    return to_svg_file(
+        panels(document), "audit", "Scores against trained results, and when the order of the results settles"
+    )
 
 
 def panels(document: Mapping[str, Any]) -> Figure:

@@ -16,11 +16,11 @@ from factory.profiles import SearchSettings
 from factory.score.swap import SwapScore
 from factory.score.zerocost import METRICS
 from factory.search.candidate import Costs, Pricing, features
-from factory.search.run import least_saturated, regulariser
-from factory.search.scorer import Scorer, score_images
+from factory.search.run import regulariser
+from factory.search.saturation import least_saturated
+from factory.search.scorer import Scorer, scorer_of
 from factory.search.space import survey
 from factory.search.trials import TrialBook
-from factory.spaces.deployable import Deployable
 from factory.spaces.restriction import draw
 from factory.workspace import write_atomic, write_json
 
@@ -99,12 +99,10 @@ def audit(
     Raises:
         GateError: if fewer than `FEWEST` are not degenerate, or the space cannot keep the budgets.
     """
-    train, norm, classes = book.trial.train, book.trial.norm, book.trial.classes
+    train, norm = book.trial.train, book.trial.norm
     size = regulariser(survey(pricing))
-    protocol = least_saturated(pricing, lambda samples: score_images(train, norm, samples, settings.seed), settings)[0]
-    images = score_images(train, norm, protocol.protocol.samples, settings.seed)
-    space = Deployable(pricing.picture, pricing.classes)
-    look = Look(Scorer(space, images, classes, settings.seed, protocol.protocol))
+    protocol = least_saturated(pricing, train, norm, settings, engine)[0].protocol
+    look = Look(scorer_of(pricing, train, norm, settings.seed, protocol))
     looks = list(engine.map(look, [arch for arch, _ in drawn]))
     alive = [
         (arch, features(costs, swap), swap.saturation, nwot)

@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from factory.evidence.measures import OURS
-from factory.report.style import BLUE, HALF, INK, MUTED, STYLE, mix, to_svg
+from factory.report.style import BLUE, HALF, INK, MUTED, STYLE, mix, to_svg_file
 
 GREY: Final = "#aab4bd"
 BAR: Final = 0.27  # inches of height
@@ -16,9 +16,7 @@ BAR: Final = 0.27  # inches of height
 @matplotlib.rc_context(STYLE)
 def correlation_figure(document: Mapping[str, Any]) -> str:
     """Spearman of every score of `correlate`'s document with its 95 % interval, best first: the text of an SVG file."""
-    svg = to_svg(bars(document), "correlate", "Spearman's rank correlation of every score, with 95 % intervals")
-    head, body = svg.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg" style="background: white">{body}'
+    return to_svg_file(bars(document), "correlate", "Spearman's rank correlation of every score, with 95 % intervals")
 
 
 def bars(document: Mapping[str, Any]) -> Figure:

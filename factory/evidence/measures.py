@@ -17,7 +17,7 @@ from factory.score.swap import SwapScore
 from factory.score.zerocost import METRICS
 from factory.search.scorer import Scorer
 from factory.spaces.catalogue import SPACES
-from factory.spaces.counting import count
+from factory.spaces.counting import count, parameters
 from factory.spaces.protocol import Size, Space
 
 OURS: Final = ("swap", "regularised")
@@ -59,10 +59,8 @@ def scored_size(space: Space, protocol: ScoreProtocol) -> Size:
 
 
 def params(space: Space, arch: str, size: Size) -> int:
-    """Count the trainable parameters of a network without giving them memory."""
-    with torch.device("meta"):
-        network = space.network(arch, size)
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    """Trainable parameters of a network of some size."""
+    return parameters(lambda: space.network(arch, size))
 
 
 def regulariser_for(space: Space, protocol: ScoreProtocol, seed: int) -> SizeRegulariser:

@@ -112,7 +112,8 @@ def _arrays(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
             known = {name: archive[name] for name in ("x_train", "y_train", "jpeg", "offsets", "y") if name in archive}
             return known, ", ".join(archive.files)
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise UsageError(f"{path} cannot be read", expected=_EXPECTED, found=str(error), fix="Name another") from error
+        found = "another kind of file, or a broken one"  # numpy's own words advise to load pickles
+        raise UsageError(f"{path} cannot be read", expected=_EXPECTED, found=found, fix="Name another") from error
 
 
 def _of_file(path: Path, samples: int, size: int, seed: int) -> NDArray[np.float64]:

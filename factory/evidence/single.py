@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from export.runtime.errors import GateError, UsageError
+from factory.engine import Serial
 from factory.evidence.measures import params, regulariser_for, scored_size
 from factory.evidence.pictures import load_pictures
 from factory.score.protocol import ScoreProtocol
 from factory.score.regulariser import SizeRegulariser
 from factory.score.stack import UnscorableError
-from factory.search.scorer import Scorer, one_thread
+from factory.search.scorer import Scorer
 from factory.spaces.protocol import Space
 
 
@@ -46,7 +47,7 @@ def score_one(
     regulariser = size or regulariser_for(space, protocol, seed)
     start = time.perf_counter()
     try:
-        score = one_thread(scorer, canonical)
+        (score,) = Serial().map(scorer, [canonical])
     except UnscorableError as error:
         raise UsageError(f"{canonical} cannot be scored: {error}") from error
     seconds = time.perf_counter() - start

@@ -111,7 +111,7 @@ def _csv_lines(path: Path) -> list[Line]:
                 if row:
                     lines.append((reader.line_num, dict(zip(header, row, strict=True))))
         except (csv.Error, UnicodeDecodeError) as error:
-            _refuse(path, reader.line_num, "comma-separated text in UTF-8", str(error))
+            _refuse(path, max(1, reader.line_num), "comma-separated text in UTF-8", str(error))
     return _some(path, lines)
 
 

@@ -98,3 +98,9 @@ def to_svg(figure: Figure, name: str, described: str) -> str:
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
     return f'<svg viewBox="{box}" role="img" aria-label="{escape(described)}">{body}'
+
+
+def to_svg_file(figure: Figure, name: str, described: str) -> str:
+    """The same as a file of its own, on white."""
+    head, body = to_svg(figure, name, described).split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg" style="background: white">{body}'

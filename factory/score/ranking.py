@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from factory.score.regulariser import SizeRegulariser
 
@@ -70,6 +70,3 @@ class PowerLaw:
     def as_json(self) -> dict[str, Any]:
         """Name and exponents."""
         return {"name": self.name, "exponents": dict(self.exponents)}
-
-
-NAMES: Final = tuple(Features.__dataclass_fields__)

@@ -123,9 +123,10 @@ def swap_score(build: Callable[[], nn.Module], images: Tensor, seed: int, protoc
         seeds = range(seed * 1000 + first, seed * 1000 + first + copies)
         counter = Counter(copies)
         stack.draw(seeds, protocol.initialisation == "kaiming", pictures)
-        if not _alive(stack(pictures, counter)):
+        logits = stack(pictures, counter)
+        counts += counter.counts()  # before a look at the logits: till then nothing returns from a GPU to the host
+        if not _alive(logits):
             return None
-        counts += counter.counts()
         positions = counter.positions
     del counts[protocol.repeats :]
     mean = sum(counts) / protocol.repeats

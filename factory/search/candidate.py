@@ -11,6 +11,7 @@ from factory.profiles import BudgetLimits, SpaceLimits
 from factory.score.ranking import Features, Ranking
 from factory.score.swap import SwapScore
 from factory.search.pareto import front
+from factory.spaces.deployable import Deployable
 from factory.spaces.plan import Input
 from factory.spaces.residual import Genome, parse, plan
 from factory.spaces.restriction import EVERYTHING, allows
@@ -67,6 +68,11 @@ class Pricing:
     ) -> None:
         self.picture, self.classes, self.limits, self._latency = picture, classes, limits, latency
         self.space = space
+
+    @property
+    def networks(self) -> Deployable:
+        """The space that the line's networks are of."""
+        return Deployable(self.picture, self.classes, limits=self.space)
 
     def costs(self, genome: Genome) -> Costs:
         """Count and predict."""

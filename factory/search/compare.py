@@ -21,9 +21,8 @@ from factory.profiles import SearchSettings, SpaceLimits
 from factory.score.ranking import Ranking
 from factory.search.candidate import Candidate, Costs, Pricing, candidate, pareto
 from factory.search.compare_figure import comparison_figure
-from factory.search.run import least_saturated
-from factory.search.scorer import Scorer, score_images
-from factory.spaces.deployable import Deployable
+from factory.search.saturation import least_saturated
+from factory.search.scorer import scorer_of
 from factory.spaces.residual import parse
 from factory.spaces.restriction import allowed, allows, choices, describe, draw, toml, union, without, written
 from factory.training.loop import Standard
@@ -205,10 +204,8 @@ def compare(
     """
     samples = [sample(pricing, limits, settings.seed) for limits in (*alternatives, union(*alternatives))]
     networks = {arch: costs for own in samples for arch, costs in own.networks.items()}
-    tried = least_saturated(pricing, lambda number: score_images(train, norm, number, settings.seed), settings)
-    images = score_images(train, norm, tried[0].protocol.samples, settings.seed)
-    space = Deployable(pricing.picture, pricing.classes)
-    scorer = Scorer(space, images, pricing.classes, settings.seed, tried[0].protocol)
+    protocol = least_saturated(pricing, train, norm, settings, engine)[0].protocol
+    scorer = scorer_of(pricing, train, norm, settings.seed, protocol)
     found: dict[str, Candidate] = {}
     scores = engine.map(scorer, list(networks))
     first = list(islice(scores, 1))  # workers take seconds to start, which would spoil the estimate of the rest

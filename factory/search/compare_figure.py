@@ -8,15 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from factory.report.style import BLUE, HALF, MUTED, STYLE, VERMILION, shorten, to_svg
+from factory.report.style import BLUE, HALF, MUTED, STYLE, VERMILION, shorten, to_svg_file
 
 
 @matplotlib.rc_context(STYLE)
 def comparison_figure(document: Mapping[str, Any]) -> str:
     """Empirical distributions of the scores of `compare`'s document, their medians marked: the text of an SVG file."""
-    svg = to_svg(curves(document), "compare", "Empirical distribution of the score in two restrictions of the space")
-    head, body = svg.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg" style="background: white">{body}'
+    return to_svg_file(
+        curves(document), "compare", "Empirical distribution of the score in two restrictions of the space"
+    )
 
 
 def curves(document: Mapping[str, Any]) -> Figure:

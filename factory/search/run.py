@@ -1,33 +1,29 @@
 """The first stage of the search: thousands of networks scored without training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from torch import Tensor
 
 from export.runtime.errors import GateError
 from factory.data.dataset import Part
 from factory.engine import Engine
 from factory.profiles import SearchSettings
-from factory.score.protocol import FACTORY, ScoreProtocol
+from factory.score.protocol import ScoreProtocol
 from factory.score.ranking import Ranking
 from factory.score.regulariser import SizeRegulariser, derived
 from factory.search.candidate import Candidate, Costs, Pricing, candidate, pareto, ranked
 from factory.search.evolution import ask
-from factory.search.scorer import Scorer, one_thread, score_images
+from factory.search.saturation import SATURATED, least_saturated
+from factory.search.scorer import Scorer, scorer_of
 from factory.search.space import SpaceReport, smallest_genomes, survey
 from factory.search.state import SearchState, open_state
-from factory.spaces.deployable import Deployable
 from factory.training.loop import Standard
 from factory.workspace import read_json, write_json
 
 STATE: Final = "search.sqlite"
-SATURATED: Final = 0.5  # above this share of its ceiling a score mostly counts activations
-SAMPLES: Final = (16, 32, 64)
-PROBED: Final = 12
 
 
 def regulariser(report: SpaceReport) -> SizeRegulariser:
@@ -36,24 +32,16 @@ def regulariser(report: SpaceReport) -> SizeRegulariser:
     Raises:
         GateError: if the space cannot keep the budgets, saying which is the tightest.
     """
-    if not report.satisfiable:
-        raise GateError("no network of the space keeps the budgets", found=report.tightest(), fix="raise that budget")
-    limits = report.limits
-    feasible = [
-        c.params
-        for c in (*report.sample, *report.smallest)
-        if c.size_mb <= limits.size_mb and c.latency_upper_ms <= limits.latency_ms
-    ]
-    return derived(feasible)
+    report.require()
+    return derived([costs.params for costs in report.feasible])
 
 
 def _asked(
     told: Sequence[Candidate], number: int, pricing: Pricing, population: int, rng: np.random.Generator
 ) -> list[tuple[str, Costs]]:
     """New genomes with their costs; in a space whose budgets are nearly out of reach, its smallest first."""
-    space = Deployable(pricing.picture, pricing.classes, limits=pricing.space)
     parents = [c.genome for c in ranked(told)[:population]]
-    asked = ask(parents, {c.genome for c in told}, number, space, pricing.admit, rng)
+    asked = ask(parents, {c.genome for c in told}, number, pricing.networks, pricing.admit, rng)
     if not asked and not told:
         least = [(str(genome), pricing.costs(genome)) for genome in smallest_genomes(pricing)]
         asked = [(arch, costs) for arch, costs in least if pricing.keeps(costs)][:number]
@@ -96,32 +84,6 @@ def evolve(
     return told
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A protocol and the median saturation of the networks it was tried on."""
-
-    protocol: ScoreProtocol
-    saturation: float
-
-
-def least_saturated(pricing: Pricing, images_of: Callable[[int], Tensor], settings: SearchSettings) -> list[Measured]:
-    """Try the numbers of samples on random feasible networks; the least saturated protocol first."""
-    rng = np.random.default_rng(settings.seed)
-    space = Deployable(pricing.picture, pricing.classes, limits=pricing.space)
-    archs = [arch for arch, _ in ask([], (), PROBED, space, pricing.admit, rng)]
-    tried: list[Measured] = []
-    for samples in SAMPLES:
-        images = images_of(samples)
-        if tried and len(images) <= tried[-1].protocol.samples:
-            break
-        protocol = replace(FACTORY, samples=len(images), repeats=1)
-        scorer = Scorer(space, images, pricing.classes, settings.seed, protocol)
-        scores = [one_thread(scorer, arch) for arch in archs]
-        saturation = float(np.median([1.0 if score is None else score.saturation for score in scores]))
-        tried.append(Measured(replace(protocol, repeats=settings.repeats), saturation))
-    return sorted(tried, key=lambda m: m.saturation)
-
-
 def search(
     settings: SearchSettings,
     pricing: Pricing,
@@ -138,15 +100,13 @@ def search(
     Raises:
         GateError: if the space cannot keep the budgets, saying which is the tightest.
     """
-    report = survey(pricing)
-    if not report.satisfiable:
-        raise GateError("no network of the space keeps the budgets", found=report.tightest(), fix="raise that budget")
-    tried = least_saturated(pricing, lambda samples: score_images(train, norm, samples, settings.seed), settings)
+    survey(pricing).require()
+    tried = least_saturated(pricing, train, norm, settings, engine)
     protocol = tried[0].protocol
     if tried[0].saturation > SATURATED:
-        say(f"the score is saturated ({tried[0].saturation:.0%} of its ceiling at best): here it counts activations")
-    images = score_images(train, norm, protocol.samples, settings.seed)
-    scorer = Scorer(Deployable(pricing.picture, pricing.classes), images, pricing.classes, settings.seed, protocol)
+        share = f"{tried[0].saturation:.0%} of its ceiling at best"
+        say(f"search: SWAP-Score is saturated ({share}) and mostly counts activations; ranked by {ranking.name}")
+    scorer = scorer_of(pricing, train, norm, settings.seed, protocol)
     with open_state(folder / STATE) as state:
         told = evolve(settings, pricing, ranking, scorer, engine, state, tick)
     document = {

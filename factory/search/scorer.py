@@ -1,14 +1,14 @@
 """SWAP-Score of an architecture as a pure function that can travel to another process or machine."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from factory.data.dataset import Part
 from factory.score.protocol import ScoreProtocol
 from factory.score.swap import SwapScore, swap_score
+from factory.search.candidate import Pricing
 from factory.spaces.protocol import Size, Space
 from factory.training.loop import Standard, to_device
 
@@ -41,16 +41,7 @@ def score_images(train: Part, norm: Standard, samples: int, seed: int) -> Tensor
     return norm.apply(to_device(train.images[rows[:samples]], "cpu").float() / 255)
 
 
-def fitted(protocol: ScoreProtocol, images: Tensor) -> ScoreProtocol:
-    """The protocol for the images there are: a line may have fewer than it asks for."""
-    return replace(protocol, samples=len(images))
-
-
-def one_thread(scorer: Scorer, arch: str) -> SwapScore | None:
-    """Score in this process on one thread: sums of floats, and so signs, may differ with the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return scorer(arch)
-    finally:
-        torch.set_num_threads(threads)
+def scorer_of(pricing: Pricing, train: Part, norm: Standard, seed: int, protocol: ScoreProtocol) -> Scorer:
+    """The score of a line's networks on its own training images."""
+    images = score_images(train, norm, protocol.samples, seed)
+    return Scorer(pricing.networks, images, pricing.classes, seed, protocol)

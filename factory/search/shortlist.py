@@ -10,7 +10,7 @@ from factory.cost.latency import LatencyBook
 from factory.engine import Engine
 from factory.score.ranking import Ranking
 from factory.search.candidate import Candidate, Pricing, candidate
-from factory.search.scorer import Scorer, one_thread
+from factory.search.scorer import Scorer
 from factory.search.trials import History, TrialBook
 from factory.spaces.residual import Genome, parse, plain_genomes, plan
 from factory.workspace import read_json, write_json
@@ -93,7 +93,8 @@ def _reference(proving: Proving, ranking: Ranking, scorer: Scorer) -> Candidate 
     plain = reference(proving.pricing, proving.latencies)
     if plain is None:
         return None
-    return candidate(str(plain), proving.pricing.costs(plain), one_thread(scorer, str(plain)), ranking)
+    (swap,) = proving.engine.map(scorer, [str(plain)])
+    return candidate(str(plain), proving.pricing.costs(plain), swap, ranking)
 
 
 def outcome(history: History) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from export.runtime.errors import GateError
 from factory.profiles import BudgetLimits, SpaceLimits
 from factory.search.candidate import Costs, Pricing
 from factory.spaces.residual import STEM_WIDTHS, Genome, Kind, Stage, fits_input
@@ -16,14 +17,29 @@ NARROW: Final[dict[Kind, int]] = {"basic": 1, "bottle": 4, "mb": 2}  # the expan
 
 @dataclass(frozen=True, slots=True)
 class SpaceReport:
-    """Costs of a random sample of the space, of its smallest networks, and the limits they are held against."""
+    """Costs of a random sample of the space, of its smallest networks, and of those of both that keep the limits."""
 
     sample: tuple[Costs, ...]
     smallest: tuple[Costs, ...]
+    feasible: tuple[Costs, ...]
     feasible_share: float
-    satisfiable: bool
     limits: BudgetLimits
     space: SpaceLimits = EVERYTHING
+
+    @property
+    def satisfiable(self) -> bool:
+        """Whether any network keeps the budgets."""
+        return bool(self.feasible)
+
+    def require(self) -> None:
+        """Refuse budgets that cannot be kept.
+
+        Raises:
+            GateError: saying which is the tightest.
+        """
+        if not self.satisfiable:
+            found = self.tightest()
+            raise GateError("no network of the space keeps the budgets", found=found, fix="raise that budget")
 
     def quantities(self) -> dict[str, dict[str, float | None]]:
         """Minimum, median and maximum of size, latency (with its margin), MACs and parameters; and the limits."""
@@ -75,5 +91,5 @@ def survey(pricing: Pricing, seed: int = 0) -> SpaceReport:
     sample = [pricing.costs(draw(pricing.space, rng, pricing.picture)) for _ in range(SAMPLE)]
     smallest = [pricing.costs(g) for g in smallest_genomes(pricing)]
     share = sum(map(pricing.keeps, sample)) / SAMPLE
-    satisfiable = any(map(pricing.keeps, (*sample, *smallest)))
-    return SpaceReport(tuple(sample), tuple(smallest), share, satisfiable, pricing.limits, pricing.space)
+    feasible = tuple(filter(pricing.keeps, (*sample, *smallest)))
+    return SpaceReport(tuple(sample), tuple(smallest), feasible, share, pricing.limits, pricing.space)

@@ -16,6 +16,13 @@ class Counts:
     positions: int
 
 
+def parameters(build: Callable[[], nn.Module]) -> int:
+    """Count the trainable parameters of the network that `build` returns, without giving them memory."""
+    with torch.device("meta"):
+        network = build()
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
 def count(build: Callable[[], nn.Module], image_channels: int, image_size: int) -> Counts:
     """Count the network that `build` returns, on images of image_size x image_size, without computing anything."""
     with torch.device("meta"):

@@ -243,9 +243,3 @@ def plain_genomes(picture: Input) -> list[Genome]:
         for stem_stride in STEM_STRIDES
     ]
     return [g for g in genomes if fits_input(g, picture) and all(s.width in WIDTHS for s in g.stages)]
-
-
-def genome_count() -> int:
-    """Number of genomes the alphabet can write, the last map's size aside."""
-    stage = len(WIDTHS) * len(DEPTHS) * len(KERNELS) * len(STRIDES) * sum(len(e) for e in EXPANSIONS.values())
-    return len(STEM_WIDTHS) * len(STEM_STRIDES) * sum(stage**count for count in STAGES)

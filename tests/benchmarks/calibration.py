@@ -18,6 +18,8 @@ from factory.evidence.fit import Trained, fit, left_out, scores
 from factory.evidence.statistics import bootstrap, regret, spearman
 from factory.score.calibration import CALIBRATED, FEATURES
 from factory.score.ranking import Features
+from factory.score.swap import SwapScore
+from factory.search.candidate import Costs, features
 from factory.spaces.plan import Input
 from factory.spaces.residual import parse, plan
 
@@ -35,17 +37,15 @@ DRAWS: Final = 2000
 def features_of(genome: str, latency_ms: float, line: str) -> Features:
     """Everything but SWAP-Score, which no calibrated ranking reads."""
     picture, classes = SHAPES[line]
-    c = count(plan(parse(genome), picture, classes))
-    return Features(
-        c.params, c.macs, c.late_macs, c.positions, c.narrowest, c.convolutions, c.width, latency_ms, swap=1.0
-    )  # fmt: skip
+    costs = Costs(count(plan(parse(genome), picture, classes)), latency_ms, latency_ms)
+    return features(costs, SwapScore(1.0, (1,), 1, 1.0))
 
 
 def load(line: str) -> tuple[Trained, np.ndarray]:
     """Features and truth of a line's networks (truth: minus the loss on images not trained on), and their accuracy."""
     rows = [json.loads(row) for row in (TABLES / f"{line}.jsonl").read_text().splitlines()]
-    features = tuple(features_of(row["genome"], row["latency_ms"], line) for row in rows)
-    return Trained(features, np.array([-row["loss"] for row in rows])), np.array([row["accuracy"] for row in rows])
+    known = tuple(features_of(row["genome"], row["latency_ms"], line) for row in rows)
+    return Trained(known, np.array([-row["loss"] for row in rows])), np.array([row["accuracy"] for row in rows])
 
 
 def trained() -> dict[str, tuple[Trained, np.ndarray]]:

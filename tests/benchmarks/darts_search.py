@@ -21,7 +21,7 @@ from factory.score.protocol import PAPER
 from factory.score.regulariser import SizeRegulariser
 from factory.search.scorer import Scorer
 from factory.search.swapnas import swap_nas
-from factory.spaces.counting import count
+from factory.spaces.counting import parameters
 from factory.spaces.darts import Darts
 from factory.spaces.protocol import Size
 
@@ -56,7 +56,7 @@ class Regularised:
 
 
 def params(arch: str, size: Size) -> int:
-    return count(lambda: OneCell().network(arch, size), 3, 32).params
+    return parameters(lambda: OneCell().network(arch, size))
 
 
 def main(mu: float, number: int, workers: int, pictures: Path | None) -> None:

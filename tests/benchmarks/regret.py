@@ -25,7 +25,7 @@ from factory.score.regulariser import derived
 from factory.score.zerocost import METRICS
 from factory.search.scorer import Scorer
 from factory.search.swapnas import swap_nas
-from factory.spaces.counting import count
+from factory.spaces.counting import parameters
 from factory.spaces.nasbench201 import NasBench201
 from factory.spaces.protocol import Size
 
@@ -52,7 +52,7 @@ class Both:
             return None
         size = Size(SPACE.proxy.channels, SPACE.proxy.depth, 10)
         nwot = METRICS["nwot"](SPACE.network(arch, size), self.images, Tensor(), 0)
-        return swap.swap, nwot, count(lambda: SPACE.network(arch, size), 3, 32).params, swap.saturation
+        return swap.swap, nwot, parameters(lambda: SPACE.network(arch, size)), swap.saturation
 
 
 def scored(archs: Sequence[str], folder: Path, workers: int) -> dict[str, tuple[float, float, int, float] | None]:

@@ -19,7 +19,7 @@ from factory.evidence.statistics import spearman
 from factory.score.protocol import PAPER, ScoreProtocol
 from factory.score.regulariser import SizeRegulariser, derived
 from factory.search.scorer import Scorer
-from factory.spaces.counting import count
+from factory.spaces.counting import parameters
 from factory.spaces.darts import Darts
 from tests.benchmarks.regret import PICTURES, SHARED, TABLE, TASKS
 
@@ -36,7 +36,7 @@ class Scored:
 
     def __call__(self, arch: str) -> tuple[float, int] | None:
         swap = Scorer(Darts(), self.images, 10, 0, self.protocol)(arch)
-        params = count(lambda: Darts().network(arch, Darts().proxy), 3, 32).params
+        params = parameters(lambda: Darts().network(arch, Darts().proxy))
         return None if swap is None else (swap.swap, params)
 
 

@@ -8,17 +8,13 @@ Writes tests/benchmarks/trained/LINE.jsonl, a row a network, and goes on from wh
 
 import io
 import json
-import os
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 from PIL import Image
 
 from factory.cost.count import count
@@ -26,31 +22,24 @@ from factory.cost.latency import LatencyBook, LatencyModel
 from factory.cost.table import load_table, measure_table
 from factory.data import dataset
 from factory.data.dataset import Part
+from factory.engine import engine
 from factory.profiles import Augmentation, BudgetLimits, InputSize, load_device, load_line
-from factory.spaces.network import build
+from factory.search.shortlist import outcome
+from factory.search.trials import History, Trial
 from factory.spaces.plan import Input
-from factory.spaces.residual import parse, plan, random_genome
+from factory.spaces.residual import plan, random_genome
 from factory.training.compute import Compute, this_machine
 from factory.training.full import recipe_of
-from factory.training.loop import Recipe, fit, standard
+from factory.training.loop import Recipe, standard
 
 TABLES: Final = Path(__file__).parent / "trained"
 CIFAR: Final = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
+COMPUTE: Final = Compute("cpu", this_machine().dtype, 1)
 SIDE: Final = 32
 LATENCY_MS, SIZE_MB = 0.15, 1.0
 NEAR: Final = 0.5  # of the budget: below, a network is beaten by a larger one anyway
 EPOCHS: Final = {"cifar10": 8, "solar-cells": 30, "steel-surface": 20}
 SEEDS: Final = {"cifar10": 1, "solar-cells": 2, "steel-surface": 3}  # other networks on every line
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Images of a line at 32 x 32, what was left out of the training, and the recipe."""
-
-    train: Part
-    unseen: Part
-    classes: int
-    recipe: Recipe
 
 
 def _jpegs(path: Path, number: int) -> Part:
@@ -60,14 +49,14 @@ def _jpegs(path: Path, number: int) -> Part:
     return Part(np.stack(images), archive["y"][:number].astype(np.int64), (), ())
 
 
-def _cifar() -> Task:
+def _cifar() -> Trial:
     train, unseen = _jpegs(CIFAR / "cifar10_jpeg_train_0.npz", 8000), _jpegs(CIFAR / "cifar10_jpeg_test.npz", 5000)
     augmentation = Augmentation(flip_horizontal=True, shift=0.1, brightness=0, contrast=0, noise=0)
     recipe = Recipe(EPOCHS["cifar10"], 128, 0.05, 5e-4, 0.1, False, augmentation, 0)
-    return Task(train, unseen, 10, recipe)
+    return Trial(train, unseen, 10, standard(train.images), recipe, COMPUTE)
 
 
-def _line(name: str) -> Task:
+def _line(name: str) -> Trial:
     profile, root = load_line(name)
     profile = profile.model_copy(update={"input": InputSize(height=SIDE, width=SIDE, channels=1)})
     with tempfile.TemporaryDirectory() as folder:
@@ -75,11 +64,12 @@ def _line(name: str) -> Task:
         data = dataset.load(profile, Path(folder))
     images = np.concatenate([data.val.images, data.test.images])
     unseen = Part(images, np.concatenate([data.val.labels, data.test.labels]), (), ())
-    return Task(data.train, unseen, len(data.labels), recipe_of(profile.training, EPOCHS[name]))
+    recipe = recipe_of(profile.training, EPOCHS[name])
+    return Trial(data.train, unseen, len(data.labels), standard(data.train.images), recipe, COMPUTE)
 
 
-def load_task(line: str) -> Task:
-    """Read the images of a line."""
+def load_trial(line: str) -> Trial:
+    """Read the images of a line; what is judged on is what the training never saw."""
     return _cifar() if line == "cifar10" else _line(line)
 
 
@@ -102,47 +92,31 @@ def _draw(picture: Input, classes: int, model: LatencyModel, seed: int) -> Itera
             yield str(genome), round(latency, 5)
 
 
-def _train(line: str, genome: str) -> dict[str, object]:
-    if line not in _tasks:
-        os.nice(10)
-        _tasks[line] = load_task(line)
-    task = _tasks[line]
-    picture = Input(SIDE, SIDE, task.train.images.shape[-1])
-    torch.manual_seed(task.recipe.seed)
-    network = build(plan(parse(genome), picture, task.classes))
-    compute = Compute("cpu", this_machine().dtype, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "checkpoint.safetensors"
-        norm = standard(task.train.images)
-        history = fit(network, task.train, task.unseen, norm, task.recipe, compute, checkpoint, lambda _: None)
+def _row(genome: str, latency: float, history: History) -> dict[str, object]:
+    accuracy, loss = outcome(history)
     curve = [round(float(row["val_loss"]), 4) for row in history if row["val_loss"] is not None]
     return {
-        "accuracy": round(float(history[-1]["val_balanced_accuracy"] or 0), 4),
-        "loss": curve[-1],
+        "genome": genome,
+        "latency_ms": latency,
+        "accuracy": round(accuracy, 4),
+        "loss": round(loss, 4),
         "curve": curve,
     }
 
 
-_tasks: dict[str, Task] = {}
-
-
 def main(line: str, nets: int, workers: int) -> None:
     """Train until the table has `nets` rows."""
-    task = load_task(line)
-    picture = Input(SIDE, SIDE, task.train.images.shape[-1])
+    trial = load_trial(line)
+    picture = Input(SIDE, SIDE, trial.train.images.shape[-1])
     path = TABLES / f"{line}.jsonl"
     done = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
-    model = latency_model(picture, task.classes, Path("runs") / "train-many" / line)
-    draws = _draw(picture, task.classes, model, SEEDS[line])
+    model = latency_model(picture, trial.classes, Path("runs") / "train-many" / line)
     known = {row["genome"] for row in done}
-    wanted = []
-    while len(wanted) < nets - len(done):
-        genome, latency = next(draws)
-        if genome not in known:
-            wanted.append((genome, latency))
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        results = pool.map(_train, [line] * len(wanted), [genome for genome, _ in wanted])
-        for (genome, latency), result in zip(wanted, results, strict=True):
-            with path.open("a") as file:
-                file.write(json.dumps({"genome": genome, "latency_ms": latency, **result}) + "\n")
-            print(f"{line}: {result['accuracy']:.4f} {genome}", flush=True)
+    draws = (drawn for drawn in _draw(picture, trial.classes, model, SEEDS[line]) if drawn[0] not in known)
+    wanted = list(islice(draws, nets - len(done)))
+    with engine("processes", workers, None) as pool, path.open("a") as file:
+        histories = pool.map(trial, [genome for genome, _ in wanted])
+        for (genome, latency), history in zip(wanted, histories, strict=True):
+            row = _row(genome, latency, history)
+            print(json.dumps(row), file=file, flush=True)
+            print(f"{line}: {row['accuracy']} {genome}", flush=True)

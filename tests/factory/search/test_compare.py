@@ -40,7 +40,7 @@ MACS = PowerLaw((("macs", 1.0),), "macs")
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("factory.search.compare.NETWORKS", FEW)
     monkeypatch.setattr("factory.search.compare.DRAWS", 400)
-    monkeypatch.setattr("factory.search.run.PROBED", 2)
+    monkeypatch.setattr("factory.search.saturation.PROBED", 2)
 
 
 def scored(arch: str, score: float, latency_ms: float, size_mb: float = 1.0) -> Candidate:

@@ -14,8 +14,9 @@ from factory.engine import Serial, engine
 from factory.profiles import SearchSettings
 from factory.score.ranking import PowerLaw, Regularised
 from factory.search.candidate import Pricing, pareto, ranked
-from factory.search.run import SATURATED, least_saturated, load_search, regulariser, search
-from factory.search.scorer import Scorer, one_thread, score_images
+from factory.search.run import load_search, regulariser, search
+from factory.search.saturation import SATURATED, least_saturated
+from factory.search.scorer import Scorer, score_images
 from factory.search.space import survey
 from factory.spaces.residual import parse, random_genome
 from factory.training.loop import Standard, standard
@@ -55,7 +56,7 @@ def test_the_least_saturated_protocol_is_chosen_and_a_saturated_one_is_said(
 ) -> None:
     train = data_of(side=16).train
     norm = standard(train.images)
-    tried = least_saturated(pricing_of(), lambda s: score_images(train, norm, s, 0), SearchSettings(repeats=3))
+    tried = least_saturated(pricing_of(), train, norm, SearchSettings(repeats=3), Serial())
     assert [m.saturation for m in tried] == sorted(m.saturation for m in tried)
     assert {m.protocol.samples for m in tried} == {16, 32, min(64, len(train.labels))}
     assert {m.protocol.repeats for m in tried} == {3}
@@ -73,7 +74,7 @@ def test_a_score_does_not_depend_on_the_threads_of_its_process(scorer: Scorer, p
     rng = np.random.default_rng(0)
     genomes = [str(random_genome(rng, pricing_of().picture)) for _ in range(6)]
     torch.set_num_threads(2)
-    together = [one_thread(scorer, genome) for genome in genomes]
+    together = list(Serial().map(scorer, genomes))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     assert together == [scorer(genome) for genome in genomes]

@@ -16,6 +16,7 @@ from factory.spaces.counting import count
 from factory.spaces.layers import Concat, GlobalMean
 from factory.spaces.nasbench101 import OPS, Cell, NasBench101, Truncate, parse
 from factory.spaces.protocol import Size, Space
+from tests.naslib import flops
 
 TABLES = Path(__file__).parents[4] / "shared" / "bench"
 SPACE: Space = NasBench101()
@@ -87,28 +88,6 @@ def params(arch: str, size: Size) -> int:
             total += (width_in * width + 2 * width) * ((0, 6) in edges)
             width_in = width
     return total + width_in * size.classes + size.classes
-
-
-def flops(network: nn.Module) -> int:
-    """Operations of one 32x32 image as NASLib's counter adds them up."""
-    total = 0
-
-    def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
-        match module:
-            case nn.Conv2d() | nn.Linear():
-                total += output.numel() * module.weight[0].numel()
-            case nn.ReLU():
-                total += output.numel()
-            case nn.BatchNorm2d():
-                total += output.numel() * 2
-            case nn.MaxPool2d():
-                total += output.numel() * int(str(module.kernel_size)) ** 2
-
-    for module in network.modules():
-        module.register_forward_hook(hook)
-    network(torch.empty(1, 3, 32, 32, device="meta"))
-    return total
 
 
 def test_params_equal_the_table_of_nas_bench_101() -> None:

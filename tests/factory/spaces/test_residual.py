@@ -24,7 +24,6 @@ from factory.spaces.residual import (
     crossover,
     downsampling,
     fits_input,
-    genome_count,
     mutate,
     parse,
     plain_genomes,
@@ -227,10 +226,3 @@ def test_the_plain_references_are_plain_and_fit() -> None:
             assert {(s.kind, s.kernel, s.expansion) for s in genome.stages} == {("basic", 3, 1)}
             assert len({s.depth for s in genome.stages}) == 1
             assert all(two.width == 2 * one.width for one, two in pairwise(genome.stages))
-
-
-def test_the_number_of_genomes_is_that_of_their_strings() -> None:
-    kinds = sum(1 for kind in KINDS for _ in EXPANSIONS[kind])
-    one = sum(kinds for _ in WIDTHS for _ in DEPTHS for _ in KERNELS for _ in STRIDES)
-    stems = sum(1 for _ in STEM_WIDTHS for _ in STEM_STRIDES)
-    assert genome_count() == stems * (one**2 + one**3 + one**4)

@@ -1,6 +1,7 @@
 import re
 import tomllib
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -164,7 +165,14 @@ def test_the_draw_is_that_of_the_space_given_that_it_is_allowed() -> None:
 
 
 def test_the_genomes_that_are_left_are_counted() -> None:
-    assert genome_count() == residual.genome_count()
     stage = 2 * 4  # strides, expansions of mb
     few = parse_restriction("kinds=mb+depths=2+widths=24+kernels=3+stem_strides=1")
     assert genome_count(few) == 4 * (stage**2 + stage**3 + stage**4)
+
+
+def test_the_number_of_genomes_is_that_of_their_strings() -> None:
+    kinds = sum(1 for kind in residual.KINDS for _ in residual.EXPANSIONS[kind])
+    stages = product(residual.WIDTHS, residual.DEPTHS, residual.KERNELS, residual.STRIDES)
+    one = sum(kinds for _ in stages)
+    stems = sum(1 for _ in residual.STEM_WIDTHS for _ in residual.STEM_STRIDES)
+    assert genome_count() == stems * (one**2 + one**3 + one**4)
