@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 from scipy.stats import beta, binomtest
 from sklearn.metrics import roc_auc_score
 
 Labels = NDArray[np.int64]
 BOOTSTRAP = 1000
+BINS = 15  # of the calibration error
+LARGEST_TEMPERATURE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,35 @@ def balanced_loss(truth: Labels, logits: NDArray[np.float32]) -> float:
     return float(np.mean([losses[truth == label].mean() for label in np.unique(truth)]))
 
 
+def class_weights(truth: Labels) -> NDArray[np.float64]:
+    """Weights (N,) that sum to 1 and count every class alike."""
+    labels, inverse, counts = np.unique(truth, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = 1 / (len(labels) * counts[inverse])
+    return weights
+
+
+def calibration_error(truth: Labels, logits: NDArray[np.float32]) -> float:
+    """Expected calibration error of the most probable class over 15 equal bins (Guo et al. 2017, section 2).
+
+    Every class counts alike, as in `balanced_loss`; where classes are equally frequent this is the usual figure.
+    """
+    probabilities = softmax(logits, axis=1)
+    confidence, weights = probabilities.max(axis=1), class_weights(truth)
+    surplus = weights * (confidence - (probabilities.argmax(axis=1) == truth))
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    return float(np.abs(np.bincount(bins, surplus, BINS)).sum())
+
+
+def temperature(truth: Labels, logits: NDArray[np.float32]) -> float:
+    """The one number that, dividing logits (N, K), makes `balanced_loss` smallest (Guo et al. 2017, section 4.2)."""
+
+    def loss(log_temperature: float) -> float:
+        return balanced_loss(truth, logits / np.exp(log_temperature))
+
+    bound = np.log(LARGEST_TEMPERATURE)
+    return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
+
+
 def auroc(truth: Labels, scores: NDArray[np.float64], good: int | None) -> float:
     """Area under the ROC of the reject score 1 - p[good]; without a good class the mean over one-against-rest.
 
@@ -59,6 +91,22 @@ def bootstrap(truth: Labels, statistic: Callable[[Labels], float], seed: int = 0
     values = [statistic(np.concatenate([rng.choice(own, len(own)) for own in rows])) for _ in range(BOOTSTRAP)]
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
+
+
+def paired_bootstrap(truth: Labels, one: NDArray[np.float64], other: NDArray[np.float64], seed: int = 0) -> Estimate:
+    """Difference of two figures that are means over images, every class counting alike, on the same images.
+
+    Args:
+        truth: (N,) class indices.
+        one: (N,) what each image adds to the first figure, such as 1 where it is right, or its loss.
+        other: the same of the second figure, which is taken off.
+        seed: of the resamples.
+    """
+    rng, added = np.random.default_rng(seed), one - other
+    classes = [added[truth == label] for label in np.unique(truth)]
+    means = [rng.choice(own, (BOOTSTRAP, len(own))).mean(axis=1) for own in classes]
+    low, high = np.quantile(np.mean(means, axis=0), (0.025, 0.975))
+    return Estimate(float(np.mean([own.mean() for own in classes])), float(low), float(high))
 
 
 def allowed_escapes(defects: int, escape_max: float) -> int:

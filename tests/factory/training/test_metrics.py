@@ -13,10 +13,13 @@ from factory.training.metrics import (
     balanced_accuracy,
     balanced_loss,
     bootstrap,
+    calibration_error,
     escape,
     operating_threshold,
     overkill,
+    paired_bootstrap,
     proportion,
+    temperature,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -173,3 +176,49 @@ def test_the_bootstrap_resamples_within_classes_and_covers_what_theory_says() ->
     assert bootstrap(truth, lambda rows: float(decided[rows].mean())) == bootstrap(
         truth, lambda rows: float(decided[rows].mean())
     )
+
+
+def test_calibration_error_is_the_gap_of_each_bin_with_classes_alike() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.choice(3, 400, p=(0.6, 0.3, 0.1))
+    logits = rng.normal(0, 2, (400, 3)).astype(np.float32)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    gap = 0.0
+    for number in range(15):
+        low, high = number / 15, (number + 1) / 15
+        own = [
+            i for i in range(400) if low <= probabilities[i].max() < high or (high == 1 and probabilities[i].max() == 1)
+        ]
+        weights = [1 / (3 * np.sum(truth == truth[i])) for i in own]
+        right = [float(probabilities[i].argmax() == truth[i]) for i in own]
+        gap += abs(sum(w * (probabilities[i].max() - r) for i, w, r in zip(own, weights, right, strict=True)))
+    assert calibration_error(truth, logits) == pytest.approx(gap, abs=1e-6)
+    sure = np.full((4, 2), -50.0, np.float32)
+    sure[np.arange(4), [0, 0, 1, 1]] = 50.0
+    assert calibration_error(np.array([0, 0, 1, 1]), sure) == pytest.approx(0, abs=1e-9)
+    assert calibration_error(np.array([1, 1, 0, 0]), sure) == pytest.approx(1)
+
+
+def test_temperature_finds_how_much_logits_were_sharpened() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 1.5, (20_000, 4))
+    cumulated = np.cumsum(np.exp(honest) / np.exp(honest).sum(1, keepdims=True), axis=1)
+    truth = np.minimum((rng.random((20_000, 1)) > cumulated).sum(1), 3)
+    found = temperature(truth, (2.5 * honest).astype(np.float32))
+    assert found == pytest.approx(2.5, rel=0.04)
+    grid = [balanced_loss(truth, (2.5 * honest / t).astype(np.float32)) for t in np.linspace(1.5, 4, 26)]
+    assert balanced_loss(truth, (2.5 * honest / found).astype(np.float32)) <= min(grid) + 1e-9
+
+
+def test_a_paired_difference_is_narrower_than_its_two_sides() -> None:
+    rng = np.random.default_rng(1)
+    truth = np.repeat([0, 1], [300, 100])
+    one = rng.random(400)
+    other = one - 0.05 + rng.normal(0, 0.01, 400)
+    found = paired_bootstrap(truth, one, other)
+    by_hand = np.mean([(one - other)[truth == k].mean() for k in (0, 1)])
+    assert found.value == pytest.approx(by_hand)
+    assert found.low < by_hand < found.high
+    assert found.high - found.low < 0.005
+    same = paired_bootstrap(truth, one, one)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
