@@ -87,9 +87,8 @@ def escapes(truth: np.ndarray, scores: np.ndarray, threshold: float) -> float:
 def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, float]:
     """Classes (0 is good, at least one defect), reject scores, an escape limit; scores are often equal or extreme."""
     count = draw(st.integers(1, 40))
-    value = st.one_of(
-        st.integers(1, 9).map(lambda i: i / 10), st.sampled_from([1e-9, 1e-7, 1 - 1e-9]), st.floats(1e-6, 1)
-    )
+    apart = st.floats(1e-6, 1).map(lambda v: round(v, 12))  # between neighbouring doubles no threshold lies
+    value = st.one_of(st.integers(1, 9).map(lambda i: i / 10), st.sampled_from([1e-9, 1e-7, 1 - 1e-9]), apart)
     truth = [1, *draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))]
     scores = draw(st.lists(value, min_size=count + 1, max_size=count + 1))
     return np.array(truth), np.array(scores), draw(st.sampled_from([0.001, 0.05, 0.1, 1 / 3, 0.5, 0.9, 0.999]))
