@@ -8,6 +8,7 @@ import click
 import factory
 from export.runtime.errors import EnvironmentLacks, GateError, UsageError
 from factory.cli_audit import audit
+from factory.cli_pilot import pilot
 from factory.cli_scores import correlate, score
 from factory.commands import (
     command,
@@ -161,19 +162,20 @@ def search(line: str, runs: Path, resume: bool, as_json: bool, engine: str, addr
 @json_option
 @command
 def train(line: str, runs: Path, as_json: bool, engine: str, address: str | None) -> None:
-    """Train the shortlist briefly, then its best network in full, with Swapout."""
+    """Train the shortlist briefly, then its best network in full: plain, and with Swapout where the profile has it."""
     from factory.tables import show_shortlist
 
     run = open_run(line, runs, engine, address)
     with run.workspace.locked():
-        entries, stage = run.shortlist, run.train_stage(run.shortlist[0].candidate.genome)
+        entries = run.shortlist
+        weights = {name: str(run.train_stage(run.best, way).path) for name, way in run.ways.items()}
     if as_json:
         rows = [
             {"genome": e.candidate.genome, "role": e.role, "latency_ms": e.latency_ms,
              "balanced_accuracy": e.val_balanced_accuracy, "val_loss": e.val_loss}
             for e in entries
         ]  # fmt: skip
-        emit({"genome": entries[0].candidate.genome, "weights": str(stage.path), "shortlist": rows})
+        emit({"genome": run.best, "weights": weights, "shortlist": rows})
     else:
         show_shortlist(entries)
     say_next(f"factory collapse {line}")
@@ -185,18 +187,21 @@ def train(line: str, runs: Path, as_json: bool, engine: str, address: str | None
 @json_option
 @command
 def collapse(line: str, runs: Path, as_json: bool) -> None:
-    """Re-estimate batch-norm in expectation mode and collapse to one plain network."""
-    from factory.tables import show_collapse
+    """Finish what was trained, collapse it to one plain network, and ask it in every mode."""
+    from factory.tables import show_collapse, show_modes
     from factory.workspace import read_json
 
     run = open_run(line, runs)
     with run.workspace.locked():
-        stage = run.collapse_stage(run.shortlist[0].candidate.genome)
-    document = read_json(stage.path / "finish.json")
+        folders = {name: run.collapse_stage(run.best, way).path for name, way in run.ways.items()}
+        modes = None if run.modes_stage is None else read_json(run.modes_stage.path / "modes.json")
+    documents = {name: read_json(folder / "finish.json") for name, folder in folders.items()}
     if as_json:
-        emit(document)
+        emit({"genome": run.best, "delivered": run.way, "finish": documents, "modes": modes})
     else:
-        show_collapse(document)
+        show_collapse(documents, run.way)
+        if modes is not None:
+            show_modes(modes)
     say_next(f"factory export {line}")
 
 
@@ -342,6 +347,7 @@ def _require_key(key: Path) -> None:
 main.add_command(score)
 main.add_command(correlate)
 main.add_command(audit)
+main.add_command(pilot)
 
 
 def _advice(line: str) -> str:

@@ -1,16 +1,18 @@
-"""`factory init`: a commented line profile from a folder of images."""
+"""Line profiles that the tool writes: a commented one from a folder of images, and a pilot's word into one."""
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import tomlkit
 
 from export.runtime import image
 from export.runtime.errors import ImageRefused, UsageError
 from factory.data.index import Item, list_csv, list_folders
-from factory.profiles import NAME, load_device, load_line
+from factory.profiles import NAME, find_profile, load_device, load_line
 from factory.workspace import write_atomic
 
 LOOKED_AT: Final = 60  # pictures opened to guess size and colour
@@ -176,3 +178,27 @@ def _text(name: str, images: Path, items: list[Item], good: str | None, device: 
             else "balanced_accuracy_min = 0.9"
         ),
     )
+
+
+def write_swapout(line: str, settings: Mapping[str, Any]) -> Path:
+    """Write `settings` as the table training.swapout into the profile of `line`, all else left as it stands.
+
+    Raises:
+        UsageError: if the profile would not be valid with them; it is then left alone.
+    """
+    path = find_profile(line, "lines")
+    before = path.read_bytes()
+    document = tomlkit.parse(before.decode())
+    table = tomlkit.table()
+    for key, value in settings.items():
+        inline = tomlkit.inline_table()
+        table[key] = inline.update(value) or inline if isinstance(value, Mapping) else value
+    training: Any = document.setdefault("training", tomlkit.table())
+    training["swapout"] = table
+    write_atomic(path, tomlkit.dumps(document).encode())
+    try:
+        load_line(str(path))
+    except UsageError:
+        write_atomic(path, before)
+        raise
+    return path

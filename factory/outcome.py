@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from factory.cost.latency import LatencyModel
 from factory.data.dataset import Dataset
 from factory.delivery import MODEL
-from factory.profiles import DeviceProfile, LineProfile
+from factory.profiles import DeviceProfile, LineProfile, SwapoutSettings
 from factory.search.run import Found
 from factory.search.shortlist import Entry
 from factory.spaces.plan import Plan
@@ -21,9 +21,10 @@ from factory.workspace import Stage, read_json
 
 @dataclass(frozen=True)
 class Delivered:
-    """One network all the way: its plan and its stages of training, collapse and export."""
+    """One network all the way: how it was trained, its plan and its stages of training, collapse and export."""
 
     genome: str
+    swapout: SwapoutSettings
     plan: Plan
     train: Stage
     collapse: Stage
@@ -69,14 +70,15 @@ class Results:
     acceptance: dict[str, Any]
     logits: NDArray[np.float32]
     data_check: dict[str, Any]
+    modes: dict[str, Any] | None
     stages: tuple[Stage, ...]
 
     @property
     def own_stages(self) -> list[Stage]:
-        """The stages the delivered network stands on, without those of the reference's training."""
-        other = self.reference
-        aside = set() if other is None else {other.train.digest, other.collapse.digest, other.export.digest}
-        return [stage for stage in self.stages if stage.digest not in aside]
+        """The stages the delivered network stands on, without other networks' training, collapse and export."""
+        own = {self.chosen.train.digest, self.chosen.collapse.digest, self.chosen.export.digest}
+        made = {"train", "collapse", "export"}
+        return [stage for stage in self.stages if stage.name not in made or stage.digest in own]
 
     @property
     def judged(self) -> dict[str, Any]:
@@ -129,6 +131,7 @@ class Results:
             "bundle": None if bundle is None else str(bundle),
             "report": str(report),
             "genome": self.chosen.genome,
+            "training": "plain" if self.chosen.swapout.noise.silent else self.chosen.swapout.method,
             "balanced_accuracy": value("balanced_accuracy"),
             "reference_balanced_accuracy": (reference or judged)["balanced_accuracy"]["value"],
             "auroc": value("auroc"),

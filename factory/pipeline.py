@@ -1,5 +1,7 @@
 """The stages in their order: asking for a late one runs all it stands on, and every complete one is reused."""
 
+import itertools
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -8,100 +10,78 @@ import numpy as np
 from export.runtime.errors import GateError
 from export.runtime.keys import key_id, load_private
 from factory import delivery, progress
-from factory.groundwork import Groundwork
 from factory.handover import pack_bundle
 from factory.outcome import Delivered, Results
 from factory.page import write_report
-from factory.profiles import DeviceProfile, load_device
-from factory.search.run import Found, load_search, search
-from factory.search.scorer import scorer_of
-from factory.search.shortlist import Entry, Proving, load_shortlist, shortlist
+from factory.profiles import NO_NOISE, DeviceProfile, SwapoutSettings, load_device
 from factory.search.shortlist import reference as plain_reference
-from factory.spaces.plan import Plan
-from factory.spaces.residual import parse, plan
+from factory.selection import Selection
+from factory.training import modes
 from factory.training.checkpoint import Progress
-from factory.training.finish import finish, load_expectation, load_plain
-from factory.training.full import load_trained, train
+from factory.training.finish import (
+    CURES,
+    EXPECTED,
+    REESTIMATED,
+    cure_recipe,
+    finish,
+    finished,
+    load_plain,
+    load_with,
+)
+from factory.training.full import load_trained, recipe_of, train, with_swapout
 from factory.workspace import Stage, read_json
 
 
-class Run(Groundwork):
+def _shown(update: progress.Update) -> Callable[[Progress], None]:
+    """Show a training's epoch, loss and speed."""
+    return lambda p: update(p.epoch, f"loss {p.history[-1]['loss']:.3f}, {p.images_per_s:.0f} images/s")
+
+
+def _counted(update: progress.Update) -> Callable[[Progress], None]:
+    """Show epochs of several trainings in a row."""
+    done = itertools.count(1)
+    return lambda p: update(next(done), f"loss {p.history[-1]['loss']:.3f}")
+
+
+class Run(Selection):
     """One line's way from images to bundle: every property is a stage, or what a stage wrote."""
-
-    # search
-
-    @cached_property
-    def search_stage(self) -> Stage:
-        """Score many networks without training."""
-        settings = self.line.search
-        inputs = self._candidate_inputs() | {
-            "settings": settings.model_dump(mode="json", exclude={"workers", "shortlist", "score"}),
-            "ranking": self.ranking.as_json(),
-            "torch": self.compute.as_json()["torch"],
-        }
-
-        def work(folder: Path) -> None:
-            with progress.bar("search", settings.candidates) as update, self._engine() as engine:
-                search(
-                    settings, self.pricing, self.ranking, self.data.train, self.norm, engine, folder,
-                    lambda n: update(n, ""), self._say,
-                )  # fmt: skip
-
-        return self.workspace.stage("search", inputs, work, search)
-
-    @cached_property
-    def found(self) -> Found:
-        """All scored networks, best first; the front of score against latency against size; how they were scored."""
-        return load_search(self.search_stage.path)
-
-    @cached_property
-    def shortlist_stage(self) -> Stage:
-        """Train the few best and a plain reference briefly."""
-        settings, training = self.line.search, self.line.training
-        inputs = {
-            "data": self.data_stage.result,
-            "search": self.search_stage.result,
-            "shortlist": settings.shortlist,
-            "training": training.model_dump(mode="json", exclude={"epochs", "swapout"}),
-            "compute": self.compute.as_json(),
-        }
-
-        def work(folder: Path) -> None:
-            scorer = scorer_of(self.pricing, self.data.train, self.norm, settings.seed, self.found.protocol)
-            with progress.ticker("short trainings", settings.shortlist + 1) as tick, self._engine() as engine:
-                proving = Proving(self.pricing, self.book, self.trials(training.short_epochs), engine)
-                shortlist(
-                    self.found.candidates, settings.shortlist, self.ranking, scorer, proving, folder, lambda _: tick()
-                )
-
-        return self.workspace.stage("shortlist", inputs, work, shortlist)
-
-    @cached_property
-    def shortlist(self) -> list[Entry]:
-        """The networks trained briefly, best on validation first."""
-        return load_shortlist(self.shortlist_stage.path)
 
     # training, collapse, export of one network
 
     @cached_property
+    def ways(self) -> dict[str, SwapoutSettings]:
+        """How the chosen genome is trained: without noise, and with the profile's where it has any."""
+        swapout = self.line.training.swapout
+        return {"plain": NO_NOISE} if swapout.noise.silent else {"plain": NO_NOISE, "swapout": swapout}
+
+    @cached_property
+    def way(self) -> str:
+        """The way whose finished network has the lower loss on validation images; plain where they are equal."""
+
+        def loss(name: str) -> float:
+            return finished(self.collapse_stage(self.best, self.ways[name]).path).calibrated_loss
+
+        return min(self.ways, key=loss)
+
+    @cached_property
     def chosen(self) -> Delivered:
-        """The best of the shortlist."""
-        return self._deliver(self.shortlist[0].candidate.genome)
+        """The best of the shortlist, trained the better way."""
+        return self._deliver(self.best, self.ways[self.way])
 
     @cached_property
     def reference(self) -> Delivered | None:
-        """The plain residual network of the same budgets, trained the same way; None if none fits or it is chosen."""
+        """The plain residual network of the same budgets, trained without noise; None if none fits or it is chosen."""
         genome = plain_reference(self.pricing, self.book)
-        return None if genome is None or str(genome) == self.chosen.genome else self._deliver(str(genome))
+        return None if genome is None or str(genome) == self.chosen.genome else self._deliver(str(genome), NO_NOISE)
 
     @cached_property
     def engines(self) -> list[DeviceProfile]:
         """Devices beside the budget's own for which an engine is packed."""
         return [load_device(name) for name in self.line.export.also_for]
 
-    def train_stage(self, genome: str) -> Stage:
+    def train_stage(self, genome: str, swapout: SwapoutSettings) -> Stage:
         """Train one network in full."""
-        settings = self.line.training
+        settings = self.line.training.model_copy(update={"swapout": swapout})
         inputs = {
             "data": self.data_stage.result,
             "genome": genome,
@@ -110,27 +90,33 @@ class Run(Groundwork):
         }
 
         def work(folder: Path) -> None:
-            def on_epoch(p: Progress) -> None:
-                update(p.epoch, f"loss {p.history[-1]['loss']:.3f}")
-
             with progress.bar(f"training {genome[:40]}", settings.epochs) as update:
-                train(self.plan(genome), settings, self.data, self.norm, self.compute, folder, on_epoch)
+                train(self.plan(genome), settings, self.data, self.norm, self.compute, folder, _shown(update))
 
         return self.workspace.stage("train", inputs, work, train)
 
-    def collapse_stage(self, genome: str) -> Stage:
-        """Re-estimate batch-norm and collapse to the plain network."""
-        trained = self.train_stage(genome)
-        inputs = {"data": self.data_stage.result, "train": trained.result, "genome": genome}
+    def collapse_stage(self, genome: str, swapout: SwapoutSettings) -> Stage:
+        """Cure what one pass loses to many, and collapse to the plain network."""
+        trained = self.train_stage(genome, swapout)
+        recipe = recipe_of(self.line.training, self.line.training.epochs)
+        inputs = {
+            "data": self.data_stage.result,
+            "train": trained.result,
+            "genome": genome,
+            "swapout": swapout.model_dump(mode="json"),
+            "training": self.line.training.model_dump(mode="json", exclude={"short_epochs", "swapout"}),
+            "compute": self.compute.as_json(),
+        }
 
         def work(folder: Path) -> None:
-            network = load_trained(self.plan(genome), self.line.training.swapout, trained.path)
-            finish(network, self.data, self.norm, self.compute, folder)
+            network = load_trained(self.plan(genome), swapout, trained.path)
+            with progress.bar("finish", CURES * cure_recipe(recipe).epochs) as update:
+                finish(network, self.data, self.norm, recipe, self.compute, folder, _counted(update))
 
-        return self.workspace.stage("collapse", inputs | {"compute": self.compute.as_json()}, work, finish)
+        return self.workspace.stage("collapse", inputs, work, finish)
 
-    def _deliver(self, genome: str) -> Delivered:
-        trained, collapsed = self.train_stage(genome), self.collapse_stage(genome)
+    def _deliver(self, genome: str, swapout: SwapoutSettings) -> Delivered:
+        trained, collapsed = self.train_stage(genome, swapout), self.collapse_stage(genome, swapout)
         inputs = {
             "data": self.data_stage.result,
             "collapse": collapsed.result,
@@ -141,28 +127,49 @@ class Run(Groundwork):
         }
 
         def work(folder: Path) -> None:
-            trained_network = load_trained(self.plan(genome), self.line.training.swapout, trained.path)
-            networks = (
-                load_expectation(trained_network, collapsed.path),
-                load_plain(self.plan(genome), collapsed.path),
-            )
+            expected = load_with(with_swapout(self.plan(genome), swapout), collapsed.path / EXPECTED)
             delivery.export_network(
                 self.line,
                 self.device,
                 self.engines,
                 self.plan(genome),
-                networks,
+                (expected, load_plain(self.plan(genome), collapsed.path)),
                 self.data,
                 self.norm,
                 folder,
             )
 
         stage = self.workspace.stage("export", inputs, work, delivery.export_network)
-        return Delivered(genome, self.plan(genome), trained, collapsed, stage)
+        return Delivered(genome, swapout, self.plan(genome), trained, collapsed, stage)
 
-    def plan(self, genome: str) -> Plan:
-        """Every layer of a genome on this line."""
-        return plan(parse(genome), self.picture, self.classes)
+    @cached_property
+    def modes_stage(self) -> Stage | None:
+        """The chosen genome trained plain and with noise, asked in every mode; None where the line trains plain."""
+        if "swapout" not in self.ways:
+            return None
+        stages = {name: (self.train_stage(self.best, way), self.collapse_stage(self.best, way))
+                  for name, way in self.ways.items()}  # fmt: skip
+        inputs = {
+            "data": self.data_stage.result,
+            "networks": [stage.result for both in stages.values() for stage in both],
+            "acceptance": self.line.acceptance.model_dump(mode="json", include={"escape_max"}),
+            "compute": self.compute.as_json(),
+        }
+
+        def work(folder: Path) -> None:
+            plan, swapout = self.plan(self.best), self.ways["swapout"]
+            (_, plain), (trained, collapsed) = stages["plain"], stages["swapout"]
+            noisy = load_trained(plan, swapout, trained.path)
+            asked = modes.five(
+                load_plain(plan, plain.path),
+                noisy,
+                load_with(with_swapout(plan, swapout), collapsed.path / REESTIMATED),
+                load_plain(plan, collapsed.path),
+            )
+            with progress.ticker("modes", len(asked)) as tick:
+                modes.compare_modes(self.line, self.data, asked, self.norm, self.compute, folder, tick)
+
+        return self.workspace.stage("modes", inputs, work, modes.compare_modes)
 
     # judgement
 
@@ -218,6 +225,7 @@ class Run(Groundwork):
             read_json(self.accept_stage.path / "acceptance.json"),
             np.load(self.accept_stage.path / "logits.npy", allow_pickle=False),
             read_json(self.data_stage.path / "check.json"),
+            None if self.modes_stage is None else read_json(self.modes_stage.path / "modes.json"),
             tuple(self.workspace.stages),
         )
 

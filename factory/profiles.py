@@ -278,7 +278,12 @@ def available(kind: Literal["lines", "devices"]) -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 
-def _find(name: str, kind: Literal["lines", "devices"]) -> Path:
+def find_profile(name: str, kind: Literal["lines", "devices"]) -> Path:
+    """The file of a profile, by name under profiles/ or by path.
+
+    Raises:
+        UsageError: naming what there is.
+    """
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise UsageError(f"no profile at {name}", fix="check the path, or give a name under profiles/")
@@ -302,7 +307,7 @@ def load_line(name: str) -> tuple[LineProfile, Path]:
     Raises:
         UsageError: naming the file, the key and what is allowed.
     """
-    path = _find(name, "lines")
+    path = find_profile(name, "lines")
     line = _read(path, LineProfile)
     return line, (path.parent / line.images.root).resolve()
 
@@ -313,4 +318,4 @@ def load_device(name: str) -> DeviceProfile:
     Raises:
         UsageError: naming the file, the key and what is allowed.
     """
-    return _read(_find(name, "devices"), DeviceProfile)
+    return _read(find_profile(name, "devices"), DeviceProfile)

@@ -1,6 +1,6 @@
 """What the commands print: tables that line up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +138,67 @@ def show_shortlist(entries: Sequence[Entry]) -> None:
     _show("short trainings, on validation images; the lowest loss goes on", columns, rows)
 
 
-def show_collapse(document: dict[str, Any]) -> None:
-    """Before and after, on validation images."""
-    rows = [
-        ("expectation, statistics of the training", *(f"{v:.4f}" for v in document["trained"])),
-        ("re-estimated and collapsed", *(f"{v:.4f}" for v in document["finished"])),
-    ]
-    _show("collapse, on validation images", ("network", "balanced accuracy", "loss"), rows)
+def show_collapse(documents: Mapping[str, dict[str, Any]], delivered: str) -> None:
+    """Every cure of every way of training, on validation images."""
+    rows = []
+    for way, document in documents.items():
+        rows.append((way, "as trained", *_cured(document["trained"]), ""))
+        for cured in document["cures"]:
+            note = "delivered" if way == delivered else "best cure"
+            chosen = note if cured["name"] == document["chosen"] else ""
+            if cured["name"] != "as trained":
+                rows.append((way, cured["name"], *_cured(cured), chosen))
+            elif chosen:
+                rows[-1] = (*rows[-1][:-1], chosen)
+    columns = ("trained", "finished", "balanced accuracy", "loss", "temperature", "loss with it", "")
+    _show("finish, on validation images", columns, rows)
+    document = documents[delivered]
     print(f"largest difference of a logit in float64, relative: {document['difference']:.1e}")
+    print(f"largest value behind a block: {max(document['ranges']):.3g} (float16 ends at 65,504)")
+
+
+def _cured(figures: dict[str, Any]) -> tuple[str, ...]:
+    names = ("balanced_accuracy", "loss", "temperature", "calibrated_loss")
+    return tuple(f"{figures[name]:.4f}" for name in names)
+
+
+def show_modes(document: dict[str, Any]) -> None:
+    """The chosen network in every mode, on test images."""
+    rows = [
+        (row["name"], _percent(row["accuracy"]), _percent(row["balanced_accuracy"]), _number(row["loss"]),
+         f"{row['calibration_error']:.3f}", _percent(row["escape"]), _percent(row["overkill"]), f"{row['ms']:.3f}")
+        for row in document["rows"]
+    ]  # fmt: skip
+    columns = ("mode", "accuracy", "balanced accuracy", "loss", "calibration error", "escape", "overkill", "ms")
+    _show("the chosen network, on test images, with 95 % intervals", columns, rows)
+
+
+def _number(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def show_pilot(document: dict[str, Any]) -> None:
+    """What the first seed said of every noise, and what the later ones say of the best."""
+    first = [
+        (name, f"{loss:.4f}", "goes on" if any(row["name"] == name for row in document["judged"]) else "")
+        for name, loss in sorted(document["first"].items(), key=lambda item: item[1])
+    ]
+    images = document["images"]
+    title = f"{document['line']}: {document['epochs']} epochs on {images['trained']} images, {images['judged']} judge"
+    _show(title, ("first seed", "loss", ""), first)
+    rows = [
+        (row["name"], f"{row['loss']:.4f}", f"{row['balanced_accuracy']:.1%}", _gained(row["loss_gain"], 1, 3),
+         _gained(row["accuracy_gain"], 100, 1), f"{row['seconds']:.0f}")
+        for row in document["judged"]
+    ]  # fmt: skip
+    columns = ("judged", "loss", "balanced accuracy", "loss saved (95 %)", "points gained (95 %)", "CPU s a training")
+    _show(f"{document['seeds']} further seeds", columns, rows)
+    print(f"{document['sentence']} The pilot took {document['seconds']:.0f} CPU seconds.")
+
+
+def _gained(estimate: dict[str, float], scale: float, digits: int) -> str:
+    value, low, high = (f"{scale * estimate[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def show_export(document: dict[str, Any]) -> None:
@@ -190,6 +243,8 @@ def show_outcome(results: Results) -> None:
     _show(f"{results.line.name}: test images, with 95 % intervals", columns, rows)
     checked = [(c.name, f"{c.limit:.4g}", f"{c.value:.4g}", "yes" if c.passed else "NO") for c in results.checks]
     _show("limits", ("limit", "asked", "found", "holds"), checked)
+    if results.modes is not None:
+        show_modes(results.modes)
     print(f"network: {results.chosen.genome}")
 
 

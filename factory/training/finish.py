@@ -1,65 +1,117 @@
-"""From the trained Swapout network to the plain one: batch-norm in expectation mode, exact collapse, proof."""
+"""From the trained Swapout network to the plain one: cures of the gap to many samples, exact collapse, proof.
+
+A network trained under noise and asked in expectation mode is worse than the mean of many sampled passes: batch-norm
+statistics gathered under noise do not fit it, and an expectation does not pass through a nonlinearity. Statistics
+gathered anew, a few passes without noise, by the labels or by what samples of the network itself say, and one
+temperature make it as good, in one pass. Which cure, the validation images tell.
+"""
 
 import copy
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import BatchNorm2d
+from torch import Tensor
 
 from export.runtime.errors import GateError
-from factory.data.dataset import Dataset, Part
+from factory.data.dataset import Dataset
 from factory.spaces.network import build
 from factory.spaces.plan import Plan
 from factory.swapout.collapse import collapse
-from factory.swapout.layer import sample_with
+from factory.swapout.layer import probabilities, sample_with
 from factory.swapout.network import Network
-from factory.training.checkpoint import read_tensors, save_weights
+from factory.training.checkpoint import Progress, read_tensors, save_weights
 from factory.training.compute import Compute
-from factory.training.loop import Standard, predict, to_device
-from factory.training.metrics import balanced_accuracy, balanced_loss
-from factory.workspace import write_json
+from factory.training.inference import infer
+from factory.training.loop import Recipe, Standard, fit, to_device
+from factory.training.metrics import balanced_accuracy, balanced_loss, temperature
+from factory.training.statistics import reestimate
+from factory.training.teaching import Teacher, Teaching
+from factory.workspace import read_json, write_json
 
 TOLERANCE: Final = 1e-10  # largest difference of a logit, relative to the largest logit, in float64
-BATCH: Final = 256
+CURE_SHARE: Final = 0.05  # of the epochs of the training
+CURE_RATE: Final = 0.1  # of its learning rate
+CURES: Final = 2  # trainings among the cures of a network with noise
+TEACHER_SAMPLES: Final = 4
 PLAIN: Final = "plain.safetensors"
 EXPECTED: Final = "expectation.safetensors"
+REESTIMATED: Final = "reestimated.safetensors"
+RECORD: Final = "finish.json"
+OnEpoch = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """Figures of the finish on validation images."""
+class Cured:
+    """One way to finish, judged on validation images; `loss` is balanced, `calibrated_loss` with the temperature."""
 
-    difference: float
-    trained: tuple[float, float]  # balanced accuracy and balanced loss with the statistics of the sampled training
-    finished: tuple[float, float]  # the same, re-estimated and collapsed
+    name: str
+    balanced_accuracy: float
+    loss: float
+    temperature: float
+    calibrated_loss: float
+
+
+def cure_recipe(recipe: Recipe) -> Recipe:
+    """A short training without noise at a low rate."""
+    epochs = max(1, round(CURE_SHARE * recipe.epochs))
+    return replace(recipe, epochs=epochs, learning_rate=CURE_RATE * recipe.learning_rate, sampled=False, patience=0)
+
+
+def sampling_teacher(network: Network) -> Teacher:
+    """Let a copy of `network` teach by the mean of a few sampled passes; the masks depend on the rows asked for."""
+    sample_with(network, None)
+    teacher = copy.deepcopy(network).eval()
+
+    @torch.no_grad()
+    def answer(rows: Tensor, x: Tensor) -> Tensor:
+        seed = zlib.crc32(rows.cpu().numpy().tobytes())
+        sample_with(teacher.to(x.device), torch.Generator(x.device).manual_seed(seed))
+        total = sum((teacher(x).float().softmax(1) for _ in range(TEACHER_SAMPLES)), torch.zeros((), device=x.device))
+        return (total / TEACHER_SAMPLES).log()
+
+    return answer
+
+
+def _cures(
+    network: Network, data: Dataset, norm: Standard, recipe: Recipe, compute: Compute, folder: Path, on_epoch: OnEpoch
+) -> Iterator[tuple[str, Network]]:
+    """Each way to finish with the network it leaves; trainings go on from their checkpoints in `folder`."""
+
+    def renewed(net: Network) -> Network:
+        reestimate(net, data.train, norm, compute)
+        return net
+
+    if all(p1 == p2 == 1.0 for p1, p2 in probabilities(network)):
+        yield "as trained", network
+        yield "re-estimated", renewed(copy.deepcopy(network))
+        return
+    base = renewed(copy.deepcopy(network))
+    yield "re-estimated", base
+    gentle, distilled = cure_recipe(recipe), Teaching(sampling_teacher(network), temperature=1.0, weight=1.0)
+    for name, teaching in (("fine-tuned", None), ("distilled", distilled)):
+        cured, checkpoint = copy.deepcopy(base), folder / f"{name}.checkpoint"
+        fit(cured, data.train, data.val, norm, gentle, compute, checkpoint, on_epoch, teaching)
+        yield name, renewed(cured)
+
+
+def _judge(name: str, network: Network, data: Dataset, norm: Standard, compute: Compute) -> Cured:
+    truth, logits = data.val.labels, infer(network, data.val.images, norm, compute).logits
+    found = temperature(truth, logits)
+    calibrated = balanced_loss(truth, logits / np.float32(found))
+    return Cured(name, balanced_accuracy(truth, logits.argmax(1)), balanced_loss(truth, logits), found, calibrated)
 
 
 @torch.no_grad()
-def reestimate(network: Network, train: Part, norm: Standard, compute: Compute) -> None:
-    """Gather batch-norm statistics anew, in expectation mode, over the unvaried training images.
-
-    Statistics gathered while units are dropped do not fit the network that drops none (Li et al. 2018).
-    Every batch counts alike (cumulative mean).
-    """
-    torch.set_num_threads(compute.threads)
-    sample_with(network, None)
-    network.to(compute.device).train()
-    norms = [m for m in network.modules() if isinstance(m, BatchNorm2d)]
-    usual = [m.momentum for m in norms]
-    for module in norms:
-        module.reset_running_stats()
-        module.momentum = None
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
-    pixels = to_device(train.images, compute.device)
-    for rows in order.chunk(max(1, len(order) // BATCH)):
-        network(norm.apply(pixels[rows.to(pixels.device)].float() / 255))
-    for module, momentum in zip(norms, usual, strict=True):
-        module.momentum = momentum
-    network.cpu().eval()
+def fold_temperature(network: Network, value: float) -> None:
+    """Divide the logits of `network` by `value`, in the weights of its head."""
+    network.head.weight.div_(value)
+    network.head.bias.div_(value)
 
 
 @torch.no_grad()
@@ -70,41 +122,80 @@ def difference(network: Network, plain: Network, images: NDArray[np.uint8], norm
     return float((expected - plain.double()(x)).abs().max() / expected.abs().max())
 
 
-def finish(network: Network, data: Dataset, norm: Standard, compute: Compute, folder: Path) -> None:
-    """Write expectation.safetensors, plain.safetensors (float32) and finish.json into `folder`.
+@torch.no_grad()
+def ranges(plain: Network, images: NDArray[np.uint8], norm: Standard) -> list[float]:
+    """Largest magnitude behind the stem and behind each block of the collapsed network; float16 ends at 65,504."""
+    x = plain.stem(norm.apply(to_device(images, "cpu").float() / 255))
+    found = [float(x.abs().max())]
+    for block in plain.blocks:
+        x = block(x)
+        found.append(float(x.abs().max()))
+    return found
+
+
+def cure(
+    network: Network, data: Dataset, norm: Standard, recipe: Recipe, compute: Compute, folder: Path, on_epoch: OnEpoch
+) -> tuple[Cured, Network, list[tuple[Cured, Network]]]:
+    """Try every cure; return the best by its calibrated validation loss, with its temperature in its head, and all.
+
+    `on_epoch` is told of every epoch of the cures; their checkpoints lie in `folder`.
+    """
+    exact = Compute("cpu", "float32", compute.threads)
+    tried = [
+        (_judge(name, net, data, norm, exact), net)
+        for name, net in _cures(network, data, norm, recipe, compute, folder, on_epoch)
+    ]
+    chosen, best = min(tried, key=lambda pair: pair[0].calibrated_loss)
+    best = copy.deepcopy(best)
+    fold_temperature(best, chosen.temperature)
+    return chosen, best, tried
+
+
+def finish(
+    network: Network, data: Dataset, norm: Standard, recipe: Recipe, compute: Compute, folder: Path, on_epoch: OnEpoch
+) -> None:
+    """Write reestimated, expectation and plain .safetensors (float32) and finish.json into `folder`.
+
+    `expectation` is the best cure, which was collapsed into `plain`.
 
     Raises:
-        GateError: if the collapsed network does not compute what the trained one does.
+        GateError: if the collapsed network does not compute what its expectation does.
     """
-
-    def figures(net: Network) -> tuple[float, float]:
-        logits = predict(net, data.val.images, norm, Compute("cpu", "float32", compute.threads))
-        return balanced_accuracy(data.val.labels, logits.argmax(1)), balanced_loss(data.val.labels, logits)
-
-    trained = figures(network)
-    reestimate(network, data.train, norm, compute)
-    plain = collapse(network)
-    error = difference(network, plain, data.val.images[:64], norm)
+    trained = _judge("as trained", network, data, norm, Compute("cpu", "float32", compute.threads))
+    chosen, best, tried = cure(network, data, norm, recipe, compute, folder, on_epoch)
+    plain = collapse(best)
+    images = data.val.images[:64]
+    error = difference(best, plain, images, norm)
     if not error < TOLERANCE:
         raise GateError("the collapse is not exact", expected=f"below {TOLERANCE:g}", found=f"{error:.2g}")
     plain = plain.float()
-    save_weights(folder / EXPECTED, network, {})
-    save_weights(folder / PLAIN, plain, {})
-    record = Finished(error, trained, figures(plain))
-    write_json(
-        folder / "finish.json",
-        {"difference": record.difference, "trained": record.trained, "finished": record.finished},
-    )
+    reestimated = next(net for cured, net in tried if cured.name == "re-estimated")
+    for name, net in ((REESTIMATED, reestimated), (EXPECTED, best), (PLAIN, plain)):
+        save_weights(folder / name, net, {})
+    document: dict[str, Any] = {
+        "difference": error,
+        "trained": asdict(trained),
+        "cures": [asdict(cured) for cured, _ in tried],
+        "chosen": chosen.name,
+        "ranges": ranges(plain, images, norm),
+    }
+    write_json(folder / RECORD, document)
+    for checkpoint in folder.glob("*.checkpoint"):
+        checkpoint.unlink()
 
 
-def load_expectation(network: Network, folder: Path) -> Network:
-    """Load into `network` (with Swapout) the weights and re-estimated statistics that were collapsed."""
-    network.load_state_dict(read_tensors(folder / EXPECTED)[0])
+def finished(folder: Path) -> Cured:
+    """How the network that `finish` left does on validation images."""
+    document = read_json(folder / RECORD)
+    return Cured(**next(cured for cured in document["cures"] if cured["name"] == document["chosen"]))
+
+
+def load_with(network: Network, path: Path) -> Network:
+    """Load into `network` (with Swapout) the weights of `path`, one of those `finish` wrote."""
+    network.load_state_dict(read_tensors(path)[0])
     return network.eval()
 
 
 def load_plain(plan: Plan, folder: Path) -> Network:
     """Rebuild the collapsed network in float32."""
-    network = build(plan, norm=False)
-    network.load_state_dict(read_tensors(folder / PLAIN)[0])
-    return network.eval()
+    return load_with(build(plan, norm=False), folder / PLAIN)
