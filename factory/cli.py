@@ -8,6 +8,7 @@ import click
 import factory
 from export.runtime.errors import EnvironmentLacks, GateError, UsageError
 from factory.cli_audit import audit
+from factory.cli_compare import compare
 from factory.cli_pilot import pilot
 from factory.cli_scores import correlate, score
 from factory.commands import (
@@ -348,6 +349,7 @@ main.add_command(score)
 main.add_command(correlate)
 main.add_command(audit)
 main.add_command(pilot)
+main.add_command(compare)
 
 
 def _advice(line: str) -> str:

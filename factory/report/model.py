@@ -129,6 +129,44 @@ class StageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RobustnessRow:
+    """One network on pictures made worse: the mean over all kinds and severities, and the kind that hurts most.
+
+    `difference` is that of the mean to the first network's, with its interval; None for the first.
+    """
+
+    name: str
+    clean: float
+    mean: float
+    mean_escape: float | None
+    mean_overkill: float | None
+    worst: str
+    worst_mean: float
+    difference: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RobustnessCurve:
+    """One network, one kind of worse pictures: values from severity 0, the clean pictures, on."""
+
+    network: str
+    corruption: str
+    balanced_accuracy: list[float]
+    escape: list[float | None]
+    overkill: list[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """What is left of the decisions when the pictures of the station get worse; `good` as of the run."""
+
+    images: int
+    good: str | None
+    rows: list[RobustnessRow]
+    curves: list[RobustnessCurve]
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """All that the page shows.
 
@@ -168,3 +206,4 @@ class RunReport:
     notes: list[str]
     versions: dict[str, str]
     next_command: str
+    robustness: Robustness | None = None

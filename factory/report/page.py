@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 from PIL import Image
 
-from factory.report import figures
+from factory.report import figures, robustness_figure
 from factory.report.model import AcceptanceRow, Budget, NetworkRow, RunReport
 
 MOST_MISTAKES = 24
@@ -41,21 +41,26 @@ class Tile:
 
 def render(report: RunReport) -> str:
     """The whole page; the same report gives the same text."""
-    return _template().render(
+    return template("page.html.j2").render(
         r=report,
         tiles=_tiles(report),
         figures={name: Markup(svg) for name, svg in _figures(report).items()},
-        pictures=[_picture(mistake.image) for mistake in report.mistakes[:MOST_MISTAKES]],
+        pictures=[picture(mistake.image) for mistake in report.mistakes[:MOST_MISTAKES]],
         created=_moment(report.created),
         wrong=int(report.confusion.sum() - np.trace(report.confusion)),
         lowest=_tenth_below(report),
         on_front=sum(point.on_front for point in report.search_points),
+        kinds=list(dict.fromkeys(curve.corruption for curve in report.robustness.curves)) if report.robustness else [],
     )
 
 
 def write(report: RunReport, path: Path) -> None:
     """Write the page whole or not at all; a file already there stays until the new one is safe on disk."""
-    text = render(report)
+    write_text(render(report), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text whole or not at all, as `write` does."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     beside = Path(name)
     try:
@@ -70,8 +75,15 @@ def write(report: RunReport, path: Path) -> None:
         raise
 
 
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def template(name: str) -> Template:
+    """A template of this folder, with the filters of the page."""
+    environment = Environment(
+        loader=FunctionLoader(lambda own: (files("factory.report") / own).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "share": _share,
         "number": _number,
@@ -80,9 +92,10 @@ def _template() -> Template:
         "seconds": _seconds,
         "genome": _genome,
         "interval": _interval,
+        "points": _points,
         "position": _position,
     }
-    return environment.from_string((files("factory.report") / "page.html.j2").read_text(encoding="utf-8"))
+    return environment.get_template(name)
 
 
 def _tiles(report: RunReport) -> list[Tile]:
@@ -137,10 +150,14 @@ def _figures(report: RunReport) -> dict[str, str]:
         drawn["rejects"] = figures.reject_scores(scores, defective, report.threshold)
     if report.latency_samples_ms.size:
         drawn["latency"] = figures.latency_distribution(report.latency_samples_ms, limits.get("latency"))
+    if report.robustness:
+        drawn["robust_accuracy"] = robustness_figure.balanced_accuracy(report.robustness)
+        if report.robustness.good is not None:
+            drawn["robust_escape"] = robustness_figure.escape_and_overkill(report.robustness)
     return drawn
 
 
-def _picture(pixels: npt.NDArray[np.uint8]) -> str:
+def picture(pixels: npt.NDArray[np.uint8]) -> str:
     """A data URI of an image uint8 (H, W, C), made smaller when one of its sides is beyond the largest."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
@@ -179,6 +196,14 @@ def _interval(row: AcceptanceRow) -> str:
         return ABSENT
     low, high = _quantity(row.low, row.unit), _quantity(row.high, row.unit)
     return f"{low.removesuffix(f' {row.unit}')} – {high}"
+
+
+def _points(difference: tuple[float, float, float] | None) -> str:
+    """A difference of shares and its bounds, in percentage points."""
+    if difference is None:
+        return ABSENT
+    value, low, high = (f"{round(100 * share, 1) + 0.0:+.1f}" for share in difference)  # + 0.0: no "-0.0"
+    return f"{value} ({low} to {high})"
 
 
 def _tenth_below(report: RunReport) -> float:
