@@ -22,6 +22,7 @@ from factory.swapout.network import Network
 from factory.training.acceptance import judge, threshold_for
 from factory.training.compute import Compute
 from factory.training.loop import Standard, predict
+from factory.training.robustness import Subject
 from factory.workspace import write_array, write_atomic, write_json
 
 MODEL: Final = "model.onnx"
@@ -84,6 +85,12 @@ def export_network(
         folder / "gate.json",
         {"threshold": threshold, "parity": asdict(parity), "opset": OPSET, "engines": built},
     )
+
+
+def subject(name: str, line: LineProfile, plain: Network, val: Part, norm: Standard) -> Subject:
+    """A collapsed network as one that is studied, at its own threshold."""
+    logits = partial(predict, plain, norm=norm, compute=EXACT)
+    return Subject(name, logits, threshold_for(line, val, logits(val.images)))
 
 
 def bench(

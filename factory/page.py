@@ -1,5 +1,6 @@
 """The report of a run: from what the stages found to the values the page shows."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -11,11 +12,14 @@ from sklearn.metrics import confusion_matrix
 import factory
 from export.runtime.decision import decide, reject_scores, softmax
 from factory.evidence.advice import formula, scope
+from factory.evidence.pilot_figure import panels
 from factory.handover import bundle_id_of, versions
 from factory.outcome import Results
 from factory.report import model as m
 from factory.report import page
+from factory.report.style import to_svg
 from factory.search.saturation import SATURATED
+from factory.training.modes import FINISHED, PLAIN
 
 METRICS: Final = {
     "balanced_accuracy": "Balanced accuracy",
@@ -43,7 +47,7 @@ def _networks(results: Results) -> list[m.NetworkRow]:
     rows = []
     names = [(results.judged, results.chosen, "delivered")]
     if results.reference is not None:
-        names.append((results.judged_reference or {}, results.reference, "plain reference, trained the same way"))
+        names.append((results.judged_reference or {}, results.reference, "plain reference"))
     for judged, network, name in names:
         figures: dict[str, Any] = {key: (judged[key] or {}).get("value") for key in METRICS}
         rows.append(
@@ -197,8 +201,53 @@ def _notes(results: Results, audit: dict[str, Any] | None) -> list[str]:
     return notes
 
 
-def run_report(results: Results, audit: dict[str, Any] | None, bundle: Path | None) -> m.RunReport:
-    """Collect the values of the page; `audit` is the document of the line's audit, if there was one."""
+def _bounded(estimate: dict[str, float]) -> m.Bounded:
+    return estimate["value"], estimate["low"], estimate["high"]
+
+
+def _gap(gap: dict[str, Any]) -> str:
+    """What the finished network has more than another mode, said with its certainty."""
+    accuracy, loss = _bounded(gap["balanced_accuracy"]), _bounded(gap["loss"])
+    sure = "" if loss[1] * loss[2] > 0 or accuracy[1] * accuracy[2] > 0 else ", which chance could make"
+    return (
+        f"Against “{gap['over']}” the finished network has {100 * accuracy[0]:+.1f} points of balanced accuracy "
+        f"({100 * accuracy[1]:+.1f} to {100 * accuracy[2]:+.1f}) and {loss[0]:+.3f} of loss "
+        f"({loss[1]:+.3f} to {loss[2]:+.3f}){sure}."
+    )
+
+
+def _noise(results: Results, pilot: dict[str, Any] | None) -> m.Training:
+    modes = results.modes or {"rows": [], "gaps": []}
+    plain = results.chosen.swapout.noise.silent
+    rows = [
+        m.ModeRow(
+            row["name"],
+            row["accuracy"]["value"],
+            _bounded(row["balanced_accuracy"]),
+            _bounded(row["loss"]),
+            row["calibration_error"],
+            row["escape"] and row["escape"]["value"],
+            row["overkill"] and row["overkill"]["value"],
+            row["ms"],
+            delivered=row["name"] == (PLAIN if plain else FINISHED),
+        )
+        for row in modes["rows"]
+    ]
+    drawn = None if pilot is None else (pilot["sentence"], to_svg(panels(pilot), "pilot", "Gains over no noise"))
+    return m.Training(rows, [_gap(gap) for gap in modes["gaps"]], drawn)
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What is shown beside the run itself: the documents of an audit and a pilot, None without, and the robustness."""
+
+    audit: dict[str, Any] | None
+    pilot: dict[str, Any] | None
+    robustness: m.Robustness
+
+
+def run_report(results: Results, aside: Aside, bundle: Path | None) -> m.RunReport:
+    """Collect the values of the page."""
     line, classes, budget = results.line, results.line.classes, results.line.budget
     scores = softmax(results.logits)
     decisions = decide(scores, classes.labels, classes.good, results.chosen.threshold)
@@ -251,11 +300,13 @@ def run_report(results: Results, audit: dict[str, Any] | None, bundle: Path | No
             f"{check['images']} images; {len(check['unreadable'])} unreadable files were left out; "
             f"{len(check['duplicates'])} sets of equal pictures, kept together in one split."
         ),
-        notes=_notes(results, audit),
+        notes=_notes(results, aside.audit),
         versions=versions(),
         next_command="station verify BUNDLE --trust KEY.pub"
         if bundle is None
         else f"station verify {bundle} --trust KEY.pub",
+        robustness=aside.robustness,
+        noise=_noise(results, aside.pilot),
     )
 
 
@@ -270,6 +321,6 @@ def _budget(name: Any, unit: Any, limit: float, predicted: float, measured: floa
     return m.Budget(name, unit, limit, predicted, measured, measured <= limit)
 
 
-def write_report(results: Results, audit: dict[str, Any] | None, bundle: Path | None, folder: Path) -> None:
+def write_report(results: Results, aside: Aside, bundle: Path | None, folder: Path) -> None:
     """Write report.html into `folder`."""
-    page.write(run_report(results, audit, bundle), folder / "report.html")
+    page.write(run_report(results, aside, bundle), folder / "report.html")

@@ -12,7 +12,7 @@ from export.runtime.keys import key_id, load_private
 from factory import delivery, progress
 from factory.handover import pack_bundle
 from factory.outcome import Delivered, Results
-from factory.page import write_report
+from factory.page import Aside, write_report
 from factory.profiles import NO_NOISE, DeviceProfile, SwapoutSettings, load_device
 from factory.search.shortlist import reference as plain_reference
 from factory.selection import Selection
@@ -29,6 +29,7 @@ from factory.training.finish import (
     load_with,
 )
 from factory.training.full import load_trained, recipe_of, train, with_swapout
+from factory.training.robustness import STEPS, load_robustness, write_robustness
 from factory.workspace import Stage, read_json
 
 
@@ -210,6 +211,34 @@ class Run(Selection):
         return self.workspace.stage("accept", inputs, work, delivery.accept)
 
     @cached_property
+    def robustness_stage(self) -> Stage:
+        """Judge the chosen genome, trained each way, and the reference on pictures made worse as at a station."""
+        stages = {f"trained {name}": self.collapse_stage(self.best, way) for name, way in self.ways.items()}
+        if self.reference is not None:
+            stages["plain reference"] = self.reference.collapse
+        plans = dict.fromkeys(stages, self.chosen.plan)
+        if self.reference is not None:
+            plans["plain reference"] = self.reference.plan
+        inputs = {
+            "data": self.data_stage.result,
+            "networks": {name: stage.result for name, stage in stages.items()},
+            "escape_max": self.line.acceptance.escape_max,
+            "good": self.line.classes.good,
+        }
+
+        def work(folder: Path) -> None:
+            subjects = [
+                delivery.subject(name, self.line, load_plain(plans[name], stage.path), self.data.val, self.norm)
+                for name, stage in stages.items()
+            ]
+            with progress.ticker("robustness", STEPS) as tick:
+                write_robustness(
+                    self.line.name, self.line.classes, self.data.test, subjects, 0, folder, tick
+                )
+
+        return self.workspace.stage("robustness", inputs, work, write_robustness)
+
+    @cached_property
     def results(self) -> Results:
         """All that the stages found, in one value."""
         return Results(
@@ -255,8 +284,11 @@ class Run(Selection):
         inputs = {
             "acceptance": self.line.acceptance.model_dump(mode="json"),
             "stages": [stage.result for stage in self.workspace.stages],
+            "robustness": self.robustness_stage.result,
             "audit": self.audited and self.audited["sentence"],
+            "pilot": self.piloted,
             "bundle": str(bundle),
         }
-        work = partial(write_report, self.results, self.audited, bundle)
+        aside = Aside(self.audited, self.piloted, load_robustness(self.robustness_stage.path))
+        work = partial(write_report, self.results, aside, bundle)
         return self.workspace.stage("report", inputs, work, write_report)

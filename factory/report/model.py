@@ -166,6 +166,36 @@ class Robustness:
     curves: list[RobustnessCurve]
 
 
+Bounded = tuple[float, float, float]  # value, low, high
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRow:
+    """The chosen network asked in one mode; `ms` is the cost of one image in torch on one CPU thread."""
+
+    name: str
+    accuracy: float
+    balanced_accuracy: Bounded
+    loss: Bounded
+    calibration_error: float
+    escape: float | None
+    overkill: float | None
+    ms: float
+    delivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the noise of the training gave: its modes, each paired difference in a sentence, what a pilot foretold.
+
+    `rows` is empty where the line trains plain; `pilot` is a sentence and a figure (SVG), None without a pilot.
+    """
+
+    rows: list[ModeRow]
+    sentences: list[str]
+    pilot: tuple[str, str] | None
+
+
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """All that the page shows.
@@ -207,3 +237,4 @@ class RunReport:
     versions: dict[str, str]
     next_command: str
     robustness: Robustness | None = None
+    noise: Training | None = None

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from factory.report import figures, robustness_figure
-from factory.report.model import AcceptanceRow, Budget, NetworkRow, RunReport
+from factory.report.model import AcceptanceRow, Bounded, Budget, NetworkRow, RunReport
 
 MOST_MISTAKES = 24
 LARGEST_SIDE = 320
@@ -92,6 +92,7 @@ def template(name: str) -> Template:
         "seconds": _seconds,
         "genome": _genome,
         "interval": _interval,
+        "bounded": _bounded,
         "points": _points,
         "position": _position,
     }
@@ -150,6 +151,8 @@ def _figures(report: RunReport) -> dict[str, str]:
         drawn["rejects"] = figures.reject_scores(scores, defective, report.threshold)
     if report.latency_samples_ms.size:
         drawn["latency"] = figures.latency_distribution(report.latency_samples_ms, limits.get("latency"))
+    if report.noise and report.noise.pilot:
+        drawn["pilot"] = report.noise.pilot[1]
     if report.robustness:
         drawn["robust_accuracy"] = robustness_figure.balanced_accuracy(report.robustness)
         if report.robustness.good is not None:
@@ -204,6 +207,12 @@ def _points(difference: tuple[float, float, float] | None) -> str:
         return ABSENT
     value, low, high = (f"{round(100 * share, 1) + 0.0:+.1f}" for share in difference)  # + 0.0: no "-0.0"
     return f"{value} ({low} to {high})"
+
+
+def _bounded(value: Bounded, unit: str = "") -> str:
+    """A number with its interval behind it."""
+    middle, low, high = (_quantity(number, unit) for number in value)
+    return f"{middle} ({low.removesuffix(' %')} – {high})"
 
 
 def _tenth_below(report: RunReport) -> float:
