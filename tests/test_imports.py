@@ -21,6 +21,7 @@ FLOORS = (
     {"page", "handover"},  # what the pipeline hands over
     {"outcome"},
     {"delivery"},
+    {"trainings"},
     {"selection"},
     {"groundwork"},
     {"evidence"},
