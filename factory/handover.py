@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -137,7 +138,7 @@ def _provenance(results: Results) -> dict[str, object]:
         },
         "versions": versions(),
         "code": code_digest("factory.cli"),
-        "swapout": line.training.swapout.model_dump(mode="json"),
+        "swapout": asdict(line.training.swapout.noise),
     }
 
 

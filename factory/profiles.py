@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from export.runtime.errors import UsageError
+from factory.swapout.schedule import Noise, Per, Schedule
 
 NAME: Final = r"^[a-z0-9][a-z0-9-]*$"
 SHIPPED: Final = next(
@@ -25,6 +26,7 @@ StemStride = Literal[1, 2, 4]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Keep = Annotated[float, Field(ge=0.05, le=1)]
 
 
 class _Table(BaseModel):
@@ -132,11 +134,82 @@ class Augmentation(_Table):
     noise: float = Field(0.02, ge=0, le=0.5)
 
 
-class SwapoutSettings(_Table):
-    """Keep probability of both masks, linear over depth from the first block to the last."""
+class ScheduleSettings(_Table):
+    """Keep probability over depth in exactly one form.
 
-    first: float = Field(1.0, ge=0.05, le=1)
-    last: float = Field(0.5, ge=0.05, le=1)
+    `constant` for all residual blocks, `linear` from the first to the last, one for each of the `stages` that have a
+    residual block, or one for each of the `blocks`.
+    """
+
+    constant: Keep | None = None
+    linear: tuple[Keep, Keep] | None = None
+    stages: tuple[Keep, ...] | None = None
+    blocks: tuple[Keep, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "ScheduleSettings":
+        if len(self.model_fields_set) != 1:
+            forms, found = list(ScheduleSettings.model_fields), sorted(self.model_fields_set)
+            raise ValueError(f"give exactly one of {forms}, found {found}")
+        return self
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule itself."""
+        if self.constant is not None:
+            return Schedule.constant(self.constant)
+        if self.linear is not None:
+            return Schedule.linear(*self.linear)
+        if self.stages is not None:
+            return Schedule.per_stage(self.stages)
+        return Schedule.per_block(self.blocks or ())
+
+
+class SwapoutSettings(_Table):
+    """Noise of the full training: its method, keep probabilities of the stream X and the branch F(X), granularity.
+
+    A schedule that is left out falls linearly from 1 to 0.5; with `swapout` a branch that is left out has the
+    stream's. `dropout` and `skip-forward` have the stream's schedule alone, `stochastic-depth` the branch's alone.
+    One draw decides a unit, or, of stochastic depth, the layer, unless `per` says otherwise.
+    """
+
+    method: Literal["plain", "dropout", "stochastic-depth", "skip-forward", "swapout"] = "swapout"
+    stream: ScheduleSettings | None = None
+    branch: ScheduleSettings | None = None
+    per: Per | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> "SwapoutSettings":
+        used = {
+            "plain": set[str](),
+            "dropout": {"stream", "per"},
+            "skip-forward": {"stream", "per"},
+            "stochastic-depth": {"branch", "per"},
+            "swapout": {"stream", "branch", "per"},
+        }[self.method]
+        extra = sorted(self.model_fields_set - used - {"method"})
+        if extra:
+            raise ValueError(f"{self.method} has no {' or '.join(extra)}: leave it out")
+        _ = self.noise
+        return self
+
+    @property
+    def noise(self) -> Noise:
+        """The noise that a network is built with."""
+        usual = Schedule.linear(1.0, 0.5)
+        stream = usual if self.stream is None else self.stream.schedule
+        branch = None if self.branch is None else self.branch.schedule
+        match self.method:
+            case "plain":
+                return Noise.plain()
+            case "dropout":
+                return Noise.dropout(stream, self.per or "unit")
+            case "skip-forward":
+                return Noise.skip_forward(stream, self.per or "unit")
+            case "stochastic-depth":
+                return Noise.stochastic_depth(branch or usual, self.per or "layer")
+            case "swapout":
+                return Noise.swapout(stream, branch, self.per or "unit")
 
 
 class TrainingSettings(_Table):
@@ -206,14 +279,20 @@ class DeviceProfile(_Table):
 Profile = TypeVar("Profile", LineProfile, DeviceProfile)
 
 
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    """The table that a field holds, or may hold; None if it holds a value."""
+    options = (annotation, *get_args(annotation))
+    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
 def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Names allowed beside the last part of `path`."""
     for part in path[:-1]:
         field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        table = _table_in(field.annotation) if field else None
+        if table is None:
             return []
-        model = annotation
+        model = table
     return [name for name in model.model_fields if name != "name"]  # which the file's name fills in
 
 
@@ -230,8 +309,9 @@ def _allowed(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
         field = model.model_fields.get(str(part))
         if field is None:
             return ""
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
+        table = _table_in(field.annotation)
+        if table is not None:
+            model = table
             continue
         inner = [meta for argument in get_args(field.annotation) for meta in getattr(argument, "__metadata__", ())]
         found = [meta for item in (*field.metadata, *inner) for meta in (*getattr(item, "metadata", ()), item)]

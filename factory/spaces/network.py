@@ -1,13 +1,12 @@
 """From a plan to a torch network: trainable with batch-norm and Swapout, or plain as it is deployed."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from factory.spaces.plan import Block, Conv, Plan
-from factory.swapout.layer import Swapout
+from factory.swapout.layer import Swapout, joins
 from factory.swapout.network import Network, ResidualBlock
+from factory.swapout.schedule import Noise
 
 
 class _DepthwiseConv2d(nn.Conv2d):
@@ -40,28 +39,26 @@ def _conv(conv: Conv, norm: bool) -> list[nn.Module]:
     return layers
 
 
-def _block(block: Block, keep: float, norm: bool) -> nn.Module:
+def _block(block: Block, join: Swapout | None, norm: bool) -> nn.Module:
     branch = nn.Sequential(*(layer for conv in block.branch for layer in _conv(conv, norm)))
     activation = nn.ReLU() if block.relu_after else nn.Identity()
-    if not block.residual:
+    if join is None:
         return nn.Sequential(*branch, *([activation] if block.relu_after else []))
     shortcut = None if block.shortcut is None else nn.Sequential(*_conv(block.shortcut, norm))
-    return ResidualBlock(branch, shortcut, Swapout(keep, keep), activation)
+    return ResidualBlock(branch, shortcut, join, activation)
 
 
-def build(plan: Plan, keep: Sequence[float] | None = None, *, norm: bool = True) -> Network:
+def build(plan: Plan, noise: Noise | None = None, *, norm: bool = True) -> Network:
     """Return the network of `plan` with torch's default initialisation, drawn from torch's global generator.
 
     Args:
         plan: shapes of every layer.
-        keep: probability p1 = p2 of each residual block in order; None is the plain residual network.
+        noise: masks of the residual blocks; None is the plain residual network.
         norm: with batch-norm, for training; without, the collapsed network, whose convolutions have a bias.
 
     Raises:
-        ValueError: if `keep` does not give one probability for each residual block.
+        ValueError: if a list of probabilities in `noise` does not have one for each stage or residual block.
     """
-    schedule = iter((1.0,) * plan.residual_blocks if keep is None else tuple(keep))
-    if keep is not None and len(keep) != plan.residual_blocks:
-        raise ValueError(f"{plan.residual_blocks} residual blocks, but {len(keep)} Swapout probabilities")
-    blocks = [_block(block, next(schedule) if block.residual else 1.0, norm) for block in plan.blocks]
+    layers = iter(joins(noise or Noise.plain(), plan.stages))
+    blocks = [_block(block, next(layers) if block.residual else None, norm) for block in plan.blocks]
     return Network(nn.Sequential(*_conv(plan.stem, norm)), blocks, nn.Linear(plan.features, plan.classes))

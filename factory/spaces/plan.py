@@ -18,12 +18,16 @@ class Conv:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A chain of convolutions; `residual` adds the block's input, through `shortcut` if the shape changes."""
+    """A chain of convolutions; `residual` adds the block's input, through `shortcut` if the shape changes.
+
+    `stage` counts the stages of the network from 0; a schedule of Swapout may follow it.
+    """
 
     branch: tuple[Conv, ...]
     residual: bool
     shortcut: Conv | None
     relu_after: bool
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,12 @@ class Plan:
     @property
     def residual_blocks(self) -> int:
         """Number of blocks with a skip, which is the number of Swapout layers."""
-        return sum(block.residual for block in self.blocks)
+        return len(self.stages)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Stage of each residual block, in order."""
+        return tuple(block.stage for block in self.blocks if block.residual)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,11 +181,11 @@ def crossover(a: Genome, b: Genome, rng: np.random.Generator, picture: Input) ->
     return child if fits_input(child, picture) else a
 
 
-def _blocks(stage: Stage, width_in: int) -> list[Block]:
+def _blocks(stage: Stage, width_in: int, number: int) -> list[Block]:
     blocks = []
     for index in range(stage.depth):
         stride = stage.stride if index == 0 else 1
-        blocks.append(_block(stage, width_in, stride))
+        blocks.append(replace(_block(stage, width_in, stride), stage=number))
         width_in = stage.width
     return blocks
 
@@ -224,8 +224,8 @@ def plan(genome: Genome, picture: Input, classes: int) -> Plan:
     kernel = 3 if genome.stem_stride < 4 else 7
     stem = Conv(picture.channels, genome.stem_width, kernel, genome.stem_stride, 1, relu=True)
     width, blocks = genome.stem_width, []
-    for stage in genome.stages:
-        blocks += _blocks(stage, width)
+    for number, stage in enumerate(genome.stages):
+        blocks += _blocks(stage, width, number)
         width = stage.width
     return Plan(picture, stem, tuple(blocks), classes)
 

@@ -1,86 +1,81 @@
 """The exact collapse: a trained Swapout network in expectation mode becomes one plain network.
 
-In expectation mode x' = phi(p1 x + p2 F(x)) with phi(c z) = c phi(z) for c > 0. Write x = s u. Then
-u' = phi(u + (p2 / s') F(s u)) with s' = p1 s: the skip is a bare addition, p2 / s' goes into the last convolution
-of F, and s into the first convolution of every reader of the stream. A projection has weights of its own, so the
-scale starts again at 1 behind it. Batch-norm is folded first. Only E[T] enters, so any granularity of masks gives
-the same network.
+In expectation mode a block computes x' = p1 x + p2 F(x). Write x = s u: then u' = u + (p2 / s') F(s u) with s' = p1 s,
+a bare addition; p2 / s' goes into the last layer of F that has weights, and s into the first of every reader of the
+stream. `factory.swapout.scales` finds the scales on the graph of any network. Only E[T] enters, so masks of any
+granularity and coupling give the same network.
 """
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from factory.swapout.layer import Swapout
-from factory.swapout.network import Network, ResidualBlock
+from factory.swapout.absorb import absorb_input, absorb_output
+from factory.swapout.graph import NotCollapsible, trace
+from factory.swapout.layer import Swapout, sample_with
+from factory.swapout.network import Network, fold_norms
+from factory.swapout.scales import solve
 
-
-def _fold_norms(chain: nn.Sequential) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for layer in chain:
-        if isinstance(layer, nn.BatchNorm2d):
-            convolution = layers.pop()
-            if not isinstance(convolution, nn.Conv2d):
-                raise TypeError("a batch-norm that does not follow a convolution does not fold")
-            layers.append(fuse_conv_bn_eval(convolution, layer))
-        else:
-            layers.append(layer)
-    return nn.Sequential(*layers)
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
-def _convolutions(chain: nn.Sequential) -> list[nn.Conv2d]:
-    return [layer for layer in chain if isinstance(layer, nn.Conv2d)]
+def check_collapsible(network: nn.Module) -> None:
+    """Walk the graph of a network with Swapout layers as the collapse does, and change nothing; weights do not matter.
+
+    Raises:
+        NotCollapsible: in one sentence, why its expectation is not one plain network.
+    """
+    solve(trace(network))
 
 
-def _scale_input(chain: nn.Sequential, scale: float) -> None:
-    _convolutions(chain)[0].weight.mul_(scale)
+def stream_scales(network: nn.Module) -> list[tuple[float, float]]:
+    """Smallest and largest scale s of the stream behind the Swapout layers of each stage, in order.
+
+    The collapsed network carries u = x / s: in float16 a scale below 1e-3 brings activations near the largest number.
+
+    Raises:
+        NotCollapsible: if the network does not collapse.
+    """
+    traced = trace(network)
+    scales, joins = solve(traced), traced.joins
+    skips = [join.all_input_nodes[0] for join in joins]
+    found: dict[int, list[torch.Tensor]] = {}
+    for stage, join in zip(traced.stages(skips, joins), joins, strict=True):
+        found.setdefault(stage, []).extend(scales.of[join].flatten())
+    return [(float(min(values)), float(max(values))) for values in found.values()]
 
 
-def _scale_output(chain: nn.Sequential, scale: float) -> None:
-    last = _convolutions(chain)[-1]
-    last.weight.mul_(scale)
-    if last.bias is not None:
-        last.bias.mul_(scale)
-
-
-def _collapse_block(block: ResidualBlock, scale: float) -> float:
-    """Collapse one block in place; return the scale of the stream behind it."""
-    p1, p2 = block.join.p1, block.join.p2
-    block.branch = _fold_norms(block.branch)
-    _scale_input(block.branch, scale)
-    if block.shortcut is None:
-        scale_out = p1 * scale
-    else:
-        block.shortcut = _fold_norms(block.shortcut)
-        _scale_input(block.shortcut, scale)
-        _scale_output(block.shortcut, p1)
-        scale_out = 1.0
-    _scale_output(block.branch, p2 / scale_out)
-    block.join = Swapout(1.0, 1.0)
-    return scale_out
+def _bare(layer: Swapout) -> Swapout:
+    """The addition that is left; where a term is never kept, the other term alone."""
+    kept = [any(p) if isinstance(p, tuple) else p > 0 for p in (layer.p1, layer.p2)]
+    return Swapout(float(kept[0]), float(kept[1]))
 
 
 @torch.no_grad()
-def collapse(network: Network) -> Network:
-    """Return a plain copy of `network`: convolutions with bias, ReLU, bare additions, no batch-norm, no scale.
+def collapse(network: AnyNetwork) -> AnyNetwork:
+    """Return a plain copy of `network`: the same class, other weights, bare additions and no scale.
 
-    Works in float64 and returns float64 weights; its outputs equal those of `network.double().eval()` in
-    expectation mode up to rounding. The input is left as it is.
+    Works in float64, in evaluation mode, and returns float64 weights; the outputs equal those of
+    `network.double().eval()` in expectation mode up to rounding. The input is left as it is. The batch-norms of a
+    `Network` are folded into its convolutions; those of any other network stay.
+
+    Raises:
+        NotCollapsible: in one sentence, why the expectation is not one plain network.
     """
     plain = copy.deepcopy(network).double().eval()
-    plain.stem = _fold_norms(plain.stem)
-    scale = 1.0
-    for index, block in enumerate(plain.blocks):
-        if isinstance(block, ResidualBlock):
-            scale = _collapse_block(block, scale)
-        elif isinstance(block, nn.Sequential):
-            chain = _fold_norms(block)
-            _scale_input(chain, scale)
-            plain.blocks[index] = chain
-            scale = 1.0
-        else:
-            raise TypeError(f"a {type(block).__name__} on the stream does not collapse")
-    plain.head.weight.mul_(scale)
+    sample_with(plain, None)
+    for name, change in solve(trace(plain)).changes.items():
+        layer = plain.get_submodule(name)
+        absorb_input(layer, change.scale)
+        absorb_output(layer, change.factor)
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, Swapout):
+            plain.set_submodule(name, _bare(module))
+    if isinstance(plain, Network):
+        fold_norms(plain)
     return plain
+
+
+__all__ = ["NotCollapsible", "check_collapsible", "collapse", "stream_scales"]

@@ -1,77 +1,135 @@
-"""Swapout: Y = T1 * X + T2 * F(X) with independent Bernoulli masks (Singh, Hoiem, Forsyth, NIPS 2016, section 3)."""
+"""Swapout: Y = T1 * X + T2 * F(X) with Bernoulli masks (Singh, Hoiem, Forsyth, NIPS 2016, section 3)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-LEVELS = 256  # masks are drawn as bytes, so every probability is a multiple of 1/256
+from factory.swapout.masks import LEVELS, along, keep, mask
+from factory.swapout.schedule import Coupling, Noise, Per
+
+Probability = float | tuple[float, ...]
 
 
 def quantise(probability: float) -> int:
     """Return the level k with k/256 nearest to `probability`.
 
     Raises:
-        ValueError: unless k lies in 1 to 256; a stream that is always dropped cannot be collapsed.
+        ValueError: unless the probability lies in [0, 1], and if it is above 0 but rounds to level 0.
     """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a Swapout probability must lie in [0, 1], found {probability}")
     level = round(probability * LEVELS)
-    if not 1 <= level <= LEVELS:
-        raise ValueError(f"Swapout probability must lie in (0, 1], found {probability}")
+    if level == 0 < probability:
+        raise ValueError(f"a Swapout probability is 0 or at least 1/{2 * LEVELS}, found {probability}")
     return level
 
 
-def linear_schedule(first: float, last: float, blocks: int) -> tuple[float, ...]:
-    """Keep probabilities over depth, from `first` at the first block to `last` at the last (paper, section 4)."""
-    if blocks == 1:
-        return (last,)
-    return tuple(first + (last - first) * block / (blocks - 1) for block in range(blocks))
-
-
-def _bytes_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform bytes in the memory layout of `x`; 64-bit draws are eight times cheaper than one draw a byte."""
-    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-    words.random_(-(2**63), None, generator=generator)
-    return words.view(torch.uint8)[: x.numel()].as_strided(x.shape, x.stride())
-
-
-def _keep(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
-    return x if level == LEVELS else x * (_bytes_like(x, generator) < level)
-
-
 class Swapout(nn.Module):
-    """Joins a stream X and a branch F(X), both (N, C, H, W) and of one shape.
+    """Joins a stream X and a branch F(X), both (N, C, ...) and of one shape.
 
-    With a generator (`sample_with`) every unit of every example is drawn afresh; without one the layer computes
-    the expectation p1 * X + p2 * F(X). Masks are not inverted. `p1` and `p2` are multiples of 1/256 and are the
-    numbers that sampling, expectation and collapse all use.
+    With a generator (`sample_with`) every forward pass draws masks afresh; without one the layer computes the
+    expectation p1 * X + p2 * F(X). Masks are not inverted. `p1` and `p2` are multiples of 1/256 and are the numbers
+    that sampling, expectation and collapse all use.
+
+    Args:
+        p1: probability that the stream X is kept; one for all channels, or one for each.
+        p2: the same of the branch F(X).
+        per: what one draw decides: a unit, a channel of an example, a whole example ("sample"), or the layer.
+        coupling: T1 and T2 independent, the same, or opposite, T2 = 1 - T1.
+
+    Raises:
+        ValueError: if a probability lies outside [0, 1], contradicts the coupling, or leaves nothing of the output.
     """
 
-    def __init__(self, p1: float, p2: float) -> None:
+    def __init__(
+        self,
+        p1: float | Sequence[float],
+        p2: float | Sequence[float],
+        per: Per = "unit",
+        coupling: Coupling = "independent",
+    ) -> None:
         super().__init__()
-        self._level1, self._level2 = quantise(p1), quantise(p2)
+        one, two = ([p] if isinstance(p, int | float) else list(p) for p in (p1, p2))
+        self._levels1, self._levels2 = tuple(map(quantise, one)), tuple(map(quantise, two))
+        if coupling == "same" and one != two:
+            raise ValueError(f"one mask for both has one probability, found {p1} and {p2}")
+        if coupling == "opposite":
+            if len(one) != len(two) or any(abs(a + b - 1) > 1e-9 for a, b in zip(one, two, strict=True)):
+                raise ValueError(f"opposite masks have probabilities that sum to 1, found {p1} and {p2}")
+            self._levels2 = tuple(LEVELS - level for level in self._levels1)
+        if 0 in self._levels1 and (any(self._levels1) or 0 in self._levels2):
+            raise ValueError(f"where a stream is never kept the branch must be, in all channels; found {p1} and {p2}")
+        self.per: Per = per
+        self.coupling: Coupling = coupling
         self.generator: torch.Generator | None = None
 
     @property
-    def p1(self) -> float:
-        """Probability that a unit of the stream X is kept."""
-        return self._level1 / LEVELS
+    def p1(self) -> Probability:
+        """Probability that the stream X is kept; a tuple where it differs by channel."""
+        return _probability(self._levels1)
 
     @property
-    def p2(self) -> float:
-        """Probability that a unit of the branch F(X) is kept."""
-        return self._level2 / LEVELS
+    def p2(self) -> Probability:
+        """Probability that the branch F(X) is kept; a tuple where it differs by channel."""
+        return _probability(self._levels2)
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
         """Return the joined stream, of the shape and dtype of its inputs."""
-        if self.generator is not None:
-            return _keep(x, self._level1, self.generator) + _keep(f, self._level2, self.generator)
-        if self._level1 == self._level2 == LEVELS:
-            return x + f
-        return self.p1 * x + self.p2 * f
+        if self.generator is None:
+            return _sum(_expected(x, self._levels1), _expected(f, self._levels2))
+        if self.coupling == "independent" or set(self._levels1) <= {0, LEVELS}:
+            return _sum(
+                _sampled(x, self._levels1, self.per, self.generator),
+                _sampled(f, self._levels2, self.per, self.generator),
+            )
+        kept = mask(x, self._levels1, self.per, self.generator)
+        if self.coupling == "same":
+            return keep(x + f, kept)
+        return keep(x, kept) + keep(f, ~kept)
 
     def extra_repr(self) -> str:
-        """Show the two probabilities."""
-        return f"p1={self.p1:g}, p2={self.p2:g}"
+        """Show the two probabilities and what one draw decides."""
+        return f"p1={self.p1}, p2={self.p2}, per={self.per}, coupling={self.coupling}"
+
+
+def _probability(levels: tuple[int, ...]) -> Probability:
+    values = tuple(level / LEVELS for level in levels)
+    return values[0] if len(values) == 1 else values
+
+
+def _expected(x: Tensor, levels: tuple[int, ...]) -> Tensor | None:
+    """The mean of the masked x; None where it is dropped always."""
+    if not any(levels):
+        return None
+    if set(levels) == {LEVELS}:
+        return x
+    probability = _probability(levels)
+    return probability * x if isinstance(probability, float) else along(probability, x, x.dtype) * x
+
+
+def _sampled(x: Tensor, levels: tuple[int, ...], per: Per, generator: torch.Generator) -> Tensor | None:
+    """One draw of the masked x; None where it is dropped always. What is certain is not drawn."""
+    if set(levels) <= {0, LEVELS}:
+        return _expected(x, levels)
+    return keep(x, mask(x, levels, per, generator))
+
+
+def _sum(x: Tensor | None, f: Tensor | None) -> Tensor:
+    if x is not None and f is not None:
+        return x + f
+    rest = f if x is None else x
+    assert rest is not None  # the layer refuses to drop both
+    return rest
+
+
+def joins(noise: Noise, stages: Sequence[int]) -> list[Swapout]:
+    """A layer for each residual block of a network, given the stage index of each, in order.
+
+    Raises:
+        ValueError: if a list of probabilities does not have one for each stage or block.
+    """
+    return [Swapout(p1, p2, noise.per, noise.coupling) for p1, p2 in noise.probabilities(stages)]
 
 
 def sample_with(network: nn.Module, generator: torch.Generator | None) -> None:
@@ -81,6 +139,6 @@ def sample_with(network: nn.Module, generator: torch.Generator | None) -> None:
             module.generator = generator
 
 
-def probabilities(network: nn.Module) -> Sequence[tuple[float, float]]:
+def probabilities(network: nn.Module) -> Sequence[tuple[Probability, Probability]]:
     """(p1, p2) of every Swapout layer, in the order of the forward pass."""
     return [(m.p1, m.p2) for m in network.modules() if isinstance(m, Swapout)]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
+from export.runtime.errors import UsageError
 from factory.data.dataset import Dataset
 from factory.profiles import SwapoutSettings, TrainingSettings
 from factory.spaces.network import build
 from factory.spaces.plan import Plan
-from factory.swapout.layer import linear_schedule
 from factory.swapout.network import Network
 from factory.training.checkpoint import Progress, read_tensors, save_weights
 from factory.training.compute import Compute
@@ -35,8 +35,15 @@ def recipe_of(settings: TrainingSettings, epochs: int) -> Recipe:
 
 
 def with_swapout(plan: Plan, settings: SwapoutSettings) -> Network:
-    """Build the network with keep probabilities linear over its residual blocks."""
-    return build(plan, linear_schedule(settings.first, settings.last, plan.residual_blocks))
+    """Build the network with the noise of the line's profile.
+
+    Raises:
+        UsageError: if a list of probabilities does not have one for each stage or residual block of this network.
+    """
+    try:
+        return build(plan, settings.noise)
+    except ValueError as error:
+        raise UsageError(f"training.swapout: {error}", fix="a constant or linear schedule fits any network") from None
 
 
 def train(
