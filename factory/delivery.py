@@ -21,7 +21,7 @@ from factory.spaces.plan import Plan
 from factory.swapout.network import Network
 from factory.training.acceptance import judge, threshold_for
 from factory.training.compute import Compute
-from factory.training.loop import Standard, predict
+from factory.training.pictures import Standard, predict
 from factory.training.robustness import Subject
 from factory.workspace import write_array, write_atomic, write_json
 

@@ -29,7 +29,7 @@ from factory.search.trials import Trial, TrialBook
 from factory.spaces.plan import Input
 from factory.training.compute import Compute, this_machine
 from factory.training.full import recipe_of
-from factory.training.loop import Standard, standard
+from factory.training.pictures import Standard, standard
 from factory.workspace import Stage, Workspace, read_json
 
 
@@ -189,6 +189,6 @@ class Groundwork:
     def trials(self, epochs: int) -> TrialBook:
         """Short trainings of this line, of `epochs` each: those done before, and those to come."""
         compute = self.compute if self.compute.device == "cuda" else replace(self.compute, threads=1)
-        recipe = recipe_of(self.line.training, epochs)
+        recipe = replace(recipe_of(self.line.training, epochs), patience=0)  # all are compared after as many epochs
         trial = Trial(self.data.train, self.data.val, self.classes, self.norm, recipe, compute)
         return TrialBook(self.workspace.root / "trials.json", trial, self.data_stage.result)

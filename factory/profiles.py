@@ -213,7 +213,11 @@ class SwapoutSettings(_Table):
 
 
 class TrainingSettings(_Table):
-    """The short training of the shortlist and the full training of the chosen network."""
+    """The short training of the shortlist and the full training of the chosen network.
+
+    `averaging` is the decay a step of the averaged weights and `patience` the evaluations without a lower validation
+    loss that end the full training, both off at 0; `parts` is into how many micro-batches a batch is split.
+    """
 
     epochs: int = Field(60, ge=1, le=10_000)
     short_epochs: int = Field(8, ge=1, le=10_000)
@@ -222,6 +226,9 @@ class TrainingSettings(_Table):
     weight_decay: float = Field(5e-4, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     class_weights: bool = True
+    averaging: float = Field(0.0, ge=0, lt=1)
+    patience: int = Field(0, ge=0, le=10_000)
+    parts: int = Field(1, ge=1, le=1_024)
     seed: int = Field(0, ge=0)
     swapout: SwapoutSettings = SwapoutSettings()
     augmentation: Augmentation = Augmentation()

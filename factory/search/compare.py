@@ -25,7 +25,7 @@ from factory.search.saturation import least_saturated
 from factory.search.scorer import scorer_of
 from factory.spaces.residual import parse
 from factory.spaces.restriction import allowed, allows, choices, describe, draw, toml, union, without, written
-from factory.training.loop import Standard
+from factory.training.pictures import Standard
 from factory.workspace import digest, write_atomic, write_json
 
 NETWORKS: Final = 200  # of each restriction

@@ -20,7 +20,7 @@ from factory.search.saturation import SATURATED, least_saturated
 from factory.search.scorer import Scorer, scorer_of
 from factory.search.space import SpaceReport, smallest_genomes, survey
 from factory.search.state import SearchState, open_state
-from factory.training.loop import Standard
+from factory.training.pictures import Standard
 from factory.workspace import read_json, write_json
 
 STATE: Final = "search.sqlite"

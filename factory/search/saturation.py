@@ -12,7 +12,7 @@ from factory.score.protocol import FACTORY, ScoreProtocol
 from factory.search.candidate import Pricing
 from factory.search.evolution import ask
 from factory.search.scorer import scorer_of
-from factory.training.loop import Standard
+from factory.training.pictures import Standard
 
 SATURATED: Final = 0.5  # above this share of its ceiling a score mostly counts activations
 SAMPLES: Final = (16, 32, 64)

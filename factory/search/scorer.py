@@ -10,7 +10,7 @@ from factory.score.protocol import ScoreProtocol
 from factory.score.swap import SwapScore, swap_score
 from factory.search.candidate import Pricing
 from factory.spaces.protocol import Size, Space
-from factory.training.loop import Standard, to_device
+from factory.training.pictures import Standard, to_device
 
 
 @dataclass(frozen=True, slots=True)

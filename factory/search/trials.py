@@ -13,7 +13,9 @@ from factory.spaces.network import build
 from factory.spaces.plan import Input
 from factory.spaces.residual import parse, plan
 from factory.training.compute import Compute
-from factory.training.loop import Recipe, Standard, fit
+from factory.training.loop import fit
+from factory.training.pictures import Standard
+from factory.training.recipe import Recipe
 from factory.workspace import code_digest, digest, read_json, write_json
 
 History = list[dict[str, float | None]]

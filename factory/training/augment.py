@@ -17,10 +17,11 @@ def _uniform(count: int, bound: float, generator: torch.Generator, device: torch
     return (torch.rand(count, generator=generator, device=device) * 2 - 1) * bound
 
 
-def _symmetries(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def _symmetries(x: Tensor, settings: Augmentation, generator: torch.Generator, mirrored: Tensor | None) -> Tensor:
     """Flips and turns, which move pixels without mixing them; a picture that is not square makes half turns only."""
     if settings.flip_horizontal:
-        x = torch.where(_coins(len(x), generator, x.device)[:, None, None, None], x.flip(3), x)
+        mirrored = _coins(len(x), generator, x.device) if mirrored is None else mirrored
+        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     if settings.flip_vertical:
         x = torch.where(_coins(len(x), generator, x.device)[:, None, None, None], x.flip(2), x)
     if settings.quarter_turns:
@@ -44,9 +45,13 @@ def _warp(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tens
     return functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
-def augment(x: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Return a varied copy of float32 images (N, C, H, W) in [0, 1]; the result may leave that range slightly."""
-    x = _symmetries(x, settings, generator)
+def augment(x: Tensor, settings: Augmentation, generator: torch.Generator, mirrored: Tensor | None = None) -> Tensor:
+    """Return a varied copy of float32 images (N, C, H, W) in [0, 1]; the result may leave that range slightly.
+
+    `mirrored`, bool (N,), says which ones a horizontal flip, where the settings allow it, is to turn over; without it
+    a coin an image does.
+    """
+    x = _symmetries(x, settings, generator, mirrored)
     if settings.shift or settings.rotation_degrees:
         x = _warp(x, settings, generator)
     if settings.contrast:

@@ -13,7 +13,9 @@ from factory.spaces.plan import Plan
 from factory.swapout.network import Network
 from factory.training.checkpoint import Progress, read_tensors, save_weights
 from factory.training.compute import Compute
-from factory.training.loop import Recipe, Standard, fit
+from factory.training.loop import fit
+from factory.training.pictures import Standard
+from factory.training.recipe import Recipe
 from factory.workspace import write_json
 
 WEIGHTS = "network.safetensors"
@@ -31,6 +33,9 @@ def recipe_of(settings: TrainingSettings, epochs: int) -> Recipe:
         settings.class_weights,
         settings.augmentation,
         settings.seed,
+        averaging=settings.averaging,
+        patience=settings.patience,
+        parts=settings.parts,
     )
 
 

@@ -27,7 +27,8 @@ from factory.profiles import LineProfile, load_line
 from factory.spaces.plan import Plan
 from factory.training.acceptance import judge, threshold_for
 from factory.training.full import recipe_of
-from factory.training.loop import Recipe, fit
+from factory.training.loop import fit
+from factory.training.recipe import Recipe
 from factory.workspace import read_json, write_json
 from tests.benchmarks import peers
 

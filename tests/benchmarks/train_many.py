@@ -30,7 +30,8 @@ from factory.spaces.plan import Input
 from factory.spaces.residual import plan, random_genome
 from factory.training.compute import Compute, this_machine
 from factory.training.full import recipe_of
-from factory.training.loop import Recipe, standard
+from factory.training.pictures import standard
+from factory.training.recipe import Recipe
 
 TABLES: Final = Path(__file__).parent / "trained"
 CIFAR: Final = Path(__file__).parents[3] / "shared" / "data" / "cifar10"

@@ -21,7 +21,7 @@ from factory.profiles import load_line
 from factory.spaces.plan import Input
 from factory.spaces.residual import parse, plan
 from factory.training.finish import load_plain
-from factory.training.loop import predict, standard
+from factory.training.pictures import predict, standard
 from tests.conftest import Finished
 from tests.tiny import factory, make_images, make_line
 

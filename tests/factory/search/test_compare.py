@@ -29,7 +29,7 @@ from factory.search.compare import (
 )
 from factory.spaces.residual import parse, plan, random_genome
 from factory.spaces.restriction import EVERYTHING, allows, parse_restriction
-from factory.training.loop import standard
+from factory.training.pictures import standard
 
 FEW = 25
 PricingOf = Callable[..., Pricing]

@@ -19,7 +19,7 @@ from factory.search.saturation import SATURATED, least_saturated
 from factory.search.scorer import Scorer, score_images
 from factory.search.space import survey
 from factory.spaces.residual import parse, random_genome
-from factory.training.loop import Standard, standard
+from factory.training.pictures import Standard, standard
 
 PricingOf = Callable[..., Pricing]
 DataOf = Callable[..., Dataset]

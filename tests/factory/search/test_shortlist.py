@@ -20,7 +20,7 @@ from factory.search.trials import Trial, TrialBook
 from factory.spaces.residual import Genome, parse, plain_genomes, plan, random_genome
 from factory.training.compute import Compute
 from factory.training.full import recipe_of
-from factory.training.loop import standard
+from factory.training.pictures import standard
 from factory.workspace import sha256, write_json
 
 PricingOf = Callable[..., Pricing]

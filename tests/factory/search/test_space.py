@@ -16,7 +16,7 @@ from factory.spaces.deployable import Deployable
 from factory.spaces.plan import Input
 from factory.spaces.residual import fits_input, parse, random_genome
 from factory.spaces.restriction import allowed, allows, choices, draw, parse_restriction
-from factory.training.loop import standard
+from factory.training.pictures import standard
 
 PricingOf = Callable[..., Pricing]
 

@@ -13,7 +13,7 @@ from factory.profiles import TrainingSettings
 from factory.search.trials import History, Trial, TrialBook
 from factory.training.compute import Compute
 from factory.training.full import recipe_of
-from factory.training.loop import standard
+from factory.training.pictures import standard
 from factory.workspace import read_json
 
 DataOf = Callable[..., Dataset]

@@ -16,8 +16,8 @@ from factory.swapout.network import Network
 from factory.training import finish as finishing
 from factory.training.compute import Compute
 from factory.training.finish import difference, finish, load_expectation, load_plain, reestimate
-from factory.training.loop import Standard, predict, standard
 from factory.training.metrics import balanced_accuracy, balanced_loss
+from factory.training.pictures import Standard, predict, standard
 from factory.workspace import read_json
 
 Fresh = Callable[..., Network]

@@ -12,7 +12,7 @@ from factory.swapout.layer import probabilities
 from factory.training.checkpoint import Progress, read_tensors
 from factory.training.compute import Compute
 from factory.training.full import load_trained, recipe_of, train, with_swapout
-from factory.training.loop import predict, standard
+from factory.training.pictures import predict, standard
 from factory.workspace import read_json
 
 EXACT = Compute("cpu", "float32", 1)

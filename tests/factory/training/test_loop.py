@@ -14,8 +14,11 @@ from factory.swapout.network import Network
 from factory.training import loop
 from factory.training.checkpoint import Progress, read_tensors
 from factory.training.compute import Compute, this_machine
-from factory.training.loop import DivergedError, Recipe, Standard, fit, learning_rate, predict, standard, to_device
+from factory.training.loop import fit
 from factory.training.metrics import balanced_accuracy, balanced_loss
+from factory.training.pictures import Standard, predict, standard, to_device
+from factory.training.recipe import Recipe, learning_rate
+from factory.training.steps import DivergedError
 
 Fresh = Callable[..., Network]
 RecipeOf = Callable[..., Recipe]
