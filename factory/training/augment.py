@@ -54,13 +54,11 @@ def augment(x: Tensor, settings: Augmentation, generator: torch.Generator, mirro
     x = _symmetries(x, settings, generator, mirrored)
     if settings.shift or settings.rotation_degrees:
         x = _warp(x, settings, generator)
-    if settings.contrast:
+    if settings.contrast or settings.brightness:
         gain = 1 + _uniform(len(x), settings.contrast, generator, x.device)[:, None, None, None]
-        middle = x.mean((1, 2, 3), keepdim=True)
-        x = (x - middle) * gain + middle
-    if settings.brightness:
-        x = x + _uniform(len(x), settings.brightness, generator, x.device)[:, None, None, None]
+        step = _uniform(len(x), settings.brightness, generator, x.device)[:, None, None, None]
+        x = torch.addcmul((1 - gain) * x.mean((1, 2, 3), keepdim=True) + step, x, gain)  # contrast about the mean
     if settings.noise:
         level = torch.rand(len(x), generator=generator, device=x.device)[:, None, None, None] * settings.noise
-        x = x + level * torch.randn(x.shape, generator=generator, device=x.device)
+        x = torch.addcmul(x, level, torch.randn(x.shape, generator=generator, device=x.device))
     return x

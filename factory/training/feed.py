@@ -17,15 +17,17 @@ class Feed:
     """
 
     def __init__(self, train: Part, norm: Standard, recipe: Recipe, device: str) -> None:
-        self.norm, self.recipe, self.device = norm, recipe, torch.device(device)
-        self.pixels, self.labels = near(train.images, device), torch.from_numpy(train.labels).to(device)
+        self.recipe, self.device = recipe, torch.device(device)
+        self.pictures, self.labels = near(train.images, device), torch.from_numpy(train.labels).to(device)
+        mean, std = (torch.tensor(v, device=device)[None, :, None, None] for v in (norm.mean, norm.std))
+        self.scale, self.shift = 1 / std, -mean / std
         coins = torch.rand(len(train.labels), generator=torch.Generator().manual_seed(seed_of("mirror", recipe.seed)))
         self.mirrored_first = (coins < 0.5).to(device)
 
     def batches(self, epoch: int) -> tuple[Tensor, ...]:
         """The indices of the images in every batch of an epoch; what does not fill a batch is left out of it."""
         stream = torch.Generator().manual_seed(seed_of("order", self.recipe.seed, epoch))
-        order = torch.randperm(len(self.labels), generator=stream).to(self.pixels.device)
+        order = torch.randperm(len(self.labels), generator=stream).to(self.pictures.device)
         return order[: self.images].chunk(self.steps)
 
     @property
@@ -40,7 +42,9 @@ class Feed:
 
     def serve(self, rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, C, H, W), varied and normalised, labels (B,) and `rows` (B,), all on the device."""
-        x, rows = self.pixels[rows].to(self.device, non_blocking=True), rows.to(self.device, non_blocking=True)
-        mirrored = self.mirrored_first[rows] ^ bool(epoch % 2)
-        x = self.norm.apply(augment(x.float() / 255, self.recipe.augmentation, generator, mirrored))
+        taken = self.pictures.index_select(0, rows).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        rows = rows.to(self.device, non_blocking=True)
+        x = taken.to(torch.float32, memory_format=torch.contiguous_format).div_(255)  # planes are quicker to vary
+        x = augment(x, self.recipe.augmentation, generator, self.mirrored_first[rows] ^ bool(epoch % 2))
+        x = torch.addcmul(self.shift, x, self.scale)
         return x.contiguous(memory_format=torch.channels_last), self.labels[rows], rows

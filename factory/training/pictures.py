@@ -41,10 +41,9 @@ def to_device(images: NDArray[np.uint8], device: str) -> Tensor:
 
 
 def near(images: NDArray[np.uint8], device: str) -> Tensor:
-    """Like `to_device` where the images take at most half of the device's free memory; else they stay on the host."""
-    if device != "cpu" and images.nbytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return to_device(images, "cpu")
-    return to_device(images, device)
+    """uint8 (N, H, W, C) on the device if they take at most half of its free memory; else they stay on the host."""
+    large = device != "cpu" and images.nbytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+    return torch.from_numpy(np.ascontiguousarray(images)).to("cpu" if large else device)
 
 
 @torch.inference_mode()

@@ -57,7 +57,7 @@ def test_each_network_is_trained_once_for_all_who_ask(tmp_path: Path, trial: Tri
     assert again[1:] == first[::-1]
     assert [len(history) for history in again] == [2, 2, 2]
     assert first[0] == trial(A) != first[1]
-    assert set(first[0][-1]) == {"loss", "val_balanced_accuracy", "val_loss"}
+    assert set(first[0][-1]) == {"loss", "val_balanced_accuracy", "val_loss", "parts"}
 
 
 def test_a_network_named_twice_is_trained_once(tmp_path: Path, trial: Trial) -> None:

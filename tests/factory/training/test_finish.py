@@ -13,7 +13,7 @@ from factory.spaces.plan import Plan
 from factory.swapout.collapse import collapse
 from factory.swapout.layer import sample_with
 from factory.swapout.network import Network
-from factory.training import finish as finishing
+from factory.training import statistics as gathering
 from factory.training.compute import Compute
 from factory.training.finish import difference, finish, load_expectation, load_plain, reestimate
 from factory.training.metrics import balanced_accuracy, balanced_loss
@@ -60,7 +60,7 @@ def statistics(network: Network, batches: list[Tensor]) -> dict[str, tuple[np.nd
 def test_statistics_are_those_of_the_training_images_in_expectation_mode(
     batch: int, fresh: Fresh, data_of: DataOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finishing, "BATCH", batch)
+    monkeypatch.setattr(gathering, "BATCH", batch)
     network, train = fresh(), data_of().train
     norm = standard(train.images)
     sample_with(network, torch.Generator().manual_seed(0))

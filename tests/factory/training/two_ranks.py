@@ -1,0 +1,109 @@
+"""Trainings that several processes do together; `python -m torch.distributed.run ... two_ranks.py FOLDER`."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from export.runtime.errors import UsageError
+from factory.data.dataset import Part
+from factory.profiles import Augmentation
+from factory.spaces.network import build
+from factory.spaces.plan import Input
+from factory.spaces.residual import parse, plan
+from factory.training import ranks
+from factory.training.compute import Compute
+from factory.training.loop import fit
+from factory.training.pictures import standard
+from factory.training.recipe import Recipe
+from factory.training.steps import DivergedError
+from factory.training.teaching import Teaching, fixed
+from factory.workspace import write_json
+
+GENOME = "stem_w8_s2-basic_w8_d2_k3_e1_s1-basic_w16_d1_k3_e1_s2"
+JOBS: dict[str, dict[str, object]] = {
+    "two parts": {"parts": 2},
+    "four parts, averaged": {"parts": 4, "averaging": 0.9, "patience": 2, "learning_rate": 1.0, "epochs": 12},
+    "short of memory": {"parts": 2},
+    "diverging": {"parts": 2, "learning_rate": 1e35},
+    "taught": {"parts": 2, "epochs": 2},
+}
+
+
+class Narrow(nn.Module):
+    """Has memory for no more than four images in the process of the last rank."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = ranks.own(ranks.size())[-1] == ranks.size() - 1
+        if torch.is_grad_enabled() and last and len(x) > 4:
+            raise torch.OutOfMemoryError
+        logits: Tensor = self.network(x)
+        return logits
+
+
+def part(count: int, seed: int) -> Part:
+    """Noise whose brightness leans to the class."""
+    labels = np.arange(count, dtype=np.int64) % 2
+    images = np.random.default_rng(seed).integers(0, 200, (count, 16, 16, 1), np.uint8)
+    return Part(images + (40 * labels[:, None, None, None]).astype(np.uint8), labels, (), ())
+
+
+def run(folder: Path) -> None:
+    """Do every job and leave its weights, history and error."""
+    folder.mkdir()
+    train, val = part(50, 0), part(20, 1)
+    for name, changes in JOBS.items():
+        torch.manual_seed(0)
+        network: nn.Module = build(plan(parse(GENOME), Input(16, 16, 1), 2), (1.0, 0.75, 0.5))
+        network = Narrow(network) if name == "short of memory" else network
+        usual = {"epochs": 4, "learning_rate": 0.1}
+        recipe = Recipe(
+            batch=16,
+            weight_decay=5e-4,
+            label_smoothing=0.1,
+            class_weights=True,
+            augmentation=Augmentation(flip_horizontal=True),
+            seed=0,
+            **(usual | changes),  # type: ignore[arg-type]
+        )
+        answers = np.random.default_rng(2).normal(size=(50, 2)).astype(np.float32)
+        teaching = Teaching(fixed(answers, "cpu"), 2.0, 0.5) if name == "taught" else None
+        compute, epochs = Compute("cpu", "float32", 1), []
+        try:
+            history = fit(
+                network, train, val, standard(train.images), recipe, compute, folder / f"{name}.checkpoint",
+                lambda p, epochs=epochs: epochs.append(p.epoch), teaching,
+            )  # fmt: skip
+            assert epochs == list(range(1, len(history) + 1))
+            write_json(folder / f"{name}.json", history)
+        except DivergedError as error:
+            write_json(folder / f"{name}.json", str(error))
+        save_file({n: t.contiguous() for n, t in network.state_dict().items()}, folder / f"{name}.safetensors")
+
+
+def refused(folder: Path) -> None:
+    """What a training says that cannot be shared out."""
+    recipe = Recipe(1, 16, 0.1, 0.0, 0.0, False, Augmentation(), 0)
+    network = build(plan(parse(GENOME), Input(16, 16, 1), 2))
+    try:
+        fit(
+            network, part(50, 0), part(20, 1), standard(part(50, 0).images), recipe, Compute("cpu", "float32", 1),
+            folder / "refused", lambda _: None,
+        )  # fmt: skip
+    except UsageError as error:
+        (folder / "refused.txt").write_text(str(error), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with ranks.joined() as leader:
+        if leader:
+            run(Path(sys.argv[1]))
+            refused(Path(sys.argv[1]))
+    (Path(sys.argv[1]) / f"left {'leader' if leader else 'other'}").touch()
