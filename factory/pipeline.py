@@ -132,9 +132,7 @@ class Run(Trainings):
                 for name, stage in stages.items()
             ]
             with progress.ticker("robustness", STEPS) as tick:
-                write_robustness(
-                    self.line.name, self.line.classes, self.data.test, subjects, 0, folder, tick
-                )
+                write_robustness(self.line.name, self.line.classes, self.data.test, subjects, 0, folder, tick)
 
         return self.workspace.stage("robustness", inputs, work, write_robustness)
 

@@ -212,6 +212,9 @@ class SwapoutSettings(_Table):
                 return Noise.swapout(stream, branch, self.per or "unit")
 
 
+NO_NOISE: Final = SwapoutSettings(method="plain")
+
+
 class TrainingSettings(_Table):
     """The short training of the shortlist and the full training of the chosen network.
 

@@ -28,8 +28,10 @@ from factory.spaces.plan import Plan
 from factory.training.compute import Compute
 from factory.training.finish import cure
 from factory.training.inference import infer
-from factory.training.loop import Recipe, Standard, fit
+from factory.training.loop import fit
 from factory.training.metrics import Estimate
+from factory.training.pictures import Standard
+from factory.training.recipe import Recipe
 from factory.workspace import read_json, write_atomic, write_json
 
 PLAIN: Final = "no noise"
@@ -61,7 +63,7 @@ def arms(stages: Sequence[int], seed: int) -> dict[str, SwapoutSettings]:
         "Swapout of channels, 1 to 0.8": _schedule(method="swapout", stream=mild, per="channel"),
         "stochastic depth, 1 to 0.8": _schedule(method="stochastic-depth", branch=mild, per="sample"),
         "dropout, 1 to 0.8": _schedule(method="dropout", stream=mild),
-        "SkipForward, 1 to 0.5": _schedule(method="skip-forward", stream=strong),
+        "SkipForward, 0.9 to 0.5": _schedule(method="skip-forward", stream={"linear": (0.9, 0.5)}),
     }
     rng, number = np.random.default_rng(seed), len(set(stages))
     for _ in range(SEARCHED):

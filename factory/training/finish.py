@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.runtime.errors import GateError
-from factory.data.dataset import Dataset
+from factory.data.dataset import Dataset, Part
 from factory.spaces.network import build
 from factory.spaces.plan import Plan
 from factory.swapout.collapse import collapse
@@ -28,9 +28,11 @@ from factory.swapout.network import Network
 from factory.training.checkpoint import Progress, read_tensors, save_weights
 from factory.training.compute import Compute
 from factory.training.inference import infer
-from factory.training.loop import Recipe, Standard, fit, to_device
+from factory.training.loop import fit
 from factory.training.metrics import balanced_accuracy, balanced_loss, temperature
-from factory.training.statistics import reestimate
+from factory.training.pictures import Standard, to_device
+from factory.training.recipe import Recipe
+from factory.training.statistics import regather
 from factory.training.teaching import Teacher, Teaching
 from factory.workspace import read_json, write_json
 
@@ -55,6 +57,18 @@ class Cured:
     loss: float
     temperature: float
     calibrated_loss: float
+
+
+def reestimate(network: Network, train: Part, norm: Standard, compute: Compute) -> None:
+    """Gather batch-norm statistics anew, in expectation mode, over the unvaried training images.
+
+    Statistics gathered while units are dropped do not fit the network that drops none (Li et al. 2018).
+    Every batch counts alike (cumulative mean).
+    """
+    torch.set_num_threads(compute.threads)
+    sample_with(network, None)
+    regather(network.to(compute.device), train.images, norm, compute)
+    network.cpu().eval()
 
 
 def cure_recipe(recipe: Recipe) -> Recipe:

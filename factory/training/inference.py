@@ -14,7 +14,7 @@ from torch import nn
 from export.runtime.decision import softmax
 from factory.swapout.layer import sample_with
 from factory.training.compute import Compute
-from factory.training.loop import Standard, predict
+from factory.training.pictures import Standard, predict
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from factory.swapout.network import Network
 from factory.training.acceptance import threshold_for
 from factory.training.compute import Compute
 from factory.training.inference import infer
-from factory.training.loop import Standard
 from factory.training.metrics import (
     Estimate,
     balanced_accuracy,
@@ -30,6 +29,7 @@ from factory.training.metrics import (
     paired_bootstrap,
     proportion,
 )
+from factory.training.pictures import Standard
 from factory.workspace import write_array, write_json
 
 SAMPLES: Final = 30
@@ -144,9 +144,9 @@ def compare_modes(
     folder: Path,
     tick: Callable[[], None],
 ) -> None:
-    """Write modes.json, a row for each mode of `five` and what the finished network has more than others, and logits.npy.
+    """Write modes.json: a row for each mode of `five`, and what the finished network has more than others.
 
-    The logits are those of the test images, float32 (modes, N, K).
+    Beside it logits.npy: those of the test images, float32 (modes, N, K).
     """
     said: dict[str, NDArray[np.float32]] = {}
     rows = []

@@ -33,8 +33,10 @@ from factory.swapout.network import Network
 from factory.training.compute import Compute, this_machine
 from factory.training.finish import cure
 from factory.training.full import recipe_of
-from factory.training.loop import Recipe, fit, standard
+from factory.training.loop import fit
 from factory.training.modes import FINISHED, GAPS, compare_modes, five
+from factory.training.pictures import standard
+from factory.training.recipe import Recipe
 from factory.workspace import read_json, write_json
 
 GENOME: Final = "stem_w16_s1-basic_w16_d2_k3_e1_s1-basic_w32_d2_k3_e1_s2-basic_w64_d2_k3_e1_s2"

@@ -42,13 +42,15 @@ def test_more_severe_is_worse_and_severity_0_is_the_picture_itself(name: str, si
 def test_the_same_input_gives_the_same_and_a_picture_does_not_depend_on_those_after_it(name: str) -> None:
     images = pictures()
     first = CORRUPTIONS[name](images, 3, 7)
-    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    state = np.random.get_state()[1].copy()
     assert (CORRUPTIONS[name](images, 3, 7) == first).all()
-    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == state).all()
     assert (CORRUPTIONS[name](images[:3], 3, 7) == first[:3]).all()
 
 
-@pytest.mark.parametrize("name", ["sensor noise", "motion blur", "brightness", "shift", "rotation", "dead pixels", "dust"])
+@pytest.mark.parametrize(
+    "name", ["sensor noise", "motion blur", "brightness", "shift", "rotation", "dead pixels", "dust"]
+)
 def test_another_seed_draws_otherwise(name: str) -> None:
     images = pictures()
     assert (CORRUPTIONS[name](images, 3, 0) != CORRUPTIONS[name](images, 3, 1)).any()

@@ -11,7 +11,7 @@ from factory.swapout.layer import sample_with
 from factory.swapout.network import Network
 from factory.training.compute import Compute
 from factory.training.inference import infer
-from factory.training.loop import predict, standard
+from factory.training.pictures import predict, standard
 
 Fresh = Callable[..., Network]
 DataOf = Callable[..., Dataset]

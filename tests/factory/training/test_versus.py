@@ -30,9 +30,13 @@ LINE = (
 def test_the_sentence_counts_defects_and_good_parts_and_says_what_chance_could_do() -> None:
     said = sentence(inspected(*LINE))
     p = 2 * sum(math.comb(23, k) for k in range(8)) / 2**23
-    assert said.startswith("B lets 3 fewer of 310 defects pass (-1.0 points, 95 % -3.1 to +1.2) and rejects 12 more of ")
+    assert said.startswith(
+        "B lets 3 fewer of 310 defects pass (-1.0 points, 95 % -3.1 to +1.2) and rejects 12 more of "
+    )
     assert "of 214 good parts (+5.6 points, 95 % +2." in said
-    assert f"they differ on 23 of 524 images, 7 of them right only with B and 16 only with A (McNemar p = {p:.2g})" in said
+    assert (
+        f"they differ on 23 of 524 images, 7 of them right only with B and 16 only with A (McNemar p = {p:.2g})" in said
+    )
     assert said.endswith(": beyond chance, A rejects fewer good parts (p < 0.001).")
 
 
