@@ -77,11 +77,12 @@ def _same_axes(axes: Axes, lowest: float) -> None:
 
 
 def _legend(axes: Axes, looks: dict[str, tuple[str, str]], fields: Sequence[str]) -> None:
+    most = 68 if len(looks) < 4 else 34  # letters of a name; a line of the panel holds 34
     entries = [
-        Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=1.8, label=fill(shorten(name, 68), 34))
+        Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=1.8, label=fill(shorten(name, most), 34))
         for name, (colour, marker) in looks.items()
     ]
     if len(fields) > 1:
         entries += [Line2D([], [], color=INK, marker="o", linewidth=1.5, label=f, **LINES[f]) for f in fields]
     place: dict[str, Any] = {"loc": "upper left", "borderaxespad": 0, "labelspacing": 0.7, "handlelength": 2.8}
-    axes.legend(handles=entries, frameon=False, fontsize=9.5, **place)
+    axes.legend(handles=entries, frameon=False, fontsize=9.5, **place).set_in_layout(False)

@@ -25,6 +25,9 @@ from factory.report.model import (
     Curve,
     Mistake,
     NetworkRow,
+    Robustness,
+    RobustnessCurve,
+    RobustnessRow,
     RunReport,
     SearchPoint,
     ShortlistRow,
@@ -122,6 +125,17 @@ def minimal() -> RunReport:
     )
 
 
+def studied(good: str | None = "fine") -> Robustness:
+    curves = [
+        RobustnessCurve(name, kind, [0.9] * 6, [good and 0.05] * 6, [good and 0.1] * 6)
+        for name in ("found", "plain")
+        for kind in ("dust", "shift")
+    ]
+    first = RobustnessRow("found", 0.956, 0.871, 0.123, 0.234, "dust", 0.765, None)
+    second = replace(first, name="plain", difference=(-0.0123, -0.0246, 0.0004))
+    return Robustness(1726, good, [first, second], curves)
+
+
 class Page(HTMLParser):
     """Reads a page to its end and keeps what the tests ask about; fails on a tag that does not match."""
 
@@ -182,6 +196,21 @@ def test_a_minimal_report_leaves_out_what_it_has_no_data_for() -> None:
     assert "No picture was kept" in page.text
     assert "Not accepted" in page.text
     assert "no budget" in page.text
+
+
+def test_worse_pictures_have_a_section_where_they_were_studied() -> None:
+    page = Page(render(replace(full(), robustness=studied())))
+    assert page.tags["section"] == 11
+    assert page.tags["svg"] == len(NAMES) + 2
+    assert [name for name, times in Counter(page.ids).items() if times > 1] == []
+    for shown in ("The 1,726 test images made worse in 2 ways, by five degrees each: dust, shift.", "95.6 %", "87.1 %",
+                  "-1.2 (-2.5 to +0.0)", "12.3 %", "23.4 %", "76.5 %"):  # fmt: skip
+        assert shown in page.text
+    sorting = render(replace(minimal(), robustness=studied(None)))
+    assert "Escape, mean" not in Page(sorting).text
+    assert 'id="robust-accuracy-figure_1"' in sorting
+    assert "robust-escape" not in sorting
+    assert "What happens at the station" not in render(full())
 
 
 def test_a_report_without_search_points_or_confusion_still_reads() -> None:

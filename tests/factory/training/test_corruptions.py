@@ -1,3 +1,4 @@
+import itertools
 from io import BytesIO
 
 import numpy as np
@@ -132,10 +133,10 @@ def test_dead_pixels_and_specks_stay_where_they_are_as_more_come() -> None:
     stuck = [found != images for found in changed]
     assert stuck[-1].mean() == pytest.approx(0.035, abs=0.01)
     assert all(set(np.unique(found[own])) <= {0, 255} for found, own in zip(changed, stuck, strict=True))
-    assert all((~few | many).all() for few, many in zip(stuck, stuck[1:], strict=False))
+    assert all((~few | many).all() for few, many in itertools.pairwise(stuck))
     dusty = [CORRUPTIONS["dust"](images, severity, 0) for severity in SEVERITIES]
     assert (dusty[0] <= images).all()
-    assert all((more <= less).all() for less, more in zip(dusty, dusty[1:], strict=False))
+    assert all((more <= less).all() for less, more in itertools.pairwise(dusty))
 
 
 @pytest.mark.parametrize(
