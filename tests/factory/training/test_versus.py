@@ -72,7 +72,8 @@ def test_a_defect_rejected_as_another_is_a_right_decision_but_not_the_right_clas
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([(1, False, True, 20), (1, True, True, 80), (0, False, False, 100)], "beyond chance, B lets fewer defects pass (p < 0.001)."),
+        ([(1, False, True, 20), (1, True, True, 80), (0, False, False, 100)],
+         "beyond chance, B lets fewer defects pass (p < 0.001)."),
         ([(1, True, False, 20), (1, True, True, 80), (0, False, True, 20), (0, False, False, 80)],
          "beyond chance, A lets fewer defects pass (p < 0.001) and rejects fewer good parts (p < 0.001)."),
         ([(1, False, True, 20), (1, True, True, 80), (0, False, True, 8), (0, False, False, 80)],
