@@ -8,7 +8,8 @@ from factory.spaces.network import build
 from factory.spaces.plan import Input, Plan
 from factory.spaces.residual import parse, plan
 from factory.swapout.network import Network
-from factory.training.recipe import Recipe
+from factory.swapout.schedule import Noise, Schedule
+from factory.training.loop import Recipe
 
 GENOME = "stem_w8_s2-basic_w8_d2_k3_e1_s1-mb_w16_d2_k3_e2_s2"
 
@@ -25,7 +26,7 @@ def fresh(shape: Plan) -> Callable[..., Network]:
 
     def network(*, swapout: bool = True, seed: int = 0) -> Network:
         torch.manual_seed(seed)
-        return build(shape, (1.0, 0.75, 0.5) if swapout else None)
+        return build(shape, Noise.swapout(Schedule.per_block((1.0, 0.75, 0.5))) if swapout else None)
 
     return network
 
