@@ -6,7 +6,9 @@ import click
 
 from tests.benchmarks import (
     calibration,
+    collapse_latency,
     darts_search,
+    modes,
     prediction,
     probe,
     quality,
@@ -31,6 +33,7 @@ def main(context: click.Context) -> None:
         score_speed.main()
 
 
+main.command("collapse-latency")(collapse_latency.main)
 main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)
 main.command("calibration")(calibration.main)
@@ -52,6 +55,15 @@ def _quality(line: str, runs: Path, lite_epochs: int) -> None:
 @click.option("--kills", default=10, show_default=True)
 def _resume(line: str, runs: Path, key: Path, kills: int) -> None:
     resume.main(line, runs, key, kills)
+
+
+@main.command("modes")
+@runs_option
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--workers", default=2, show_default=True)
+@click.option("--data", "names", type=click.Choice(sorted(modes.EPOCHS)), multiple=True, help="Else all.")
+def _modes(runs: Path, seeds: int, workers: int, names: tuple[str, ...]) -> None:
+    modes.main(runs, seeds, workers, names)
 
 
 @main.command("regret")
