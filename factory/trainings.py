@@ -46,6 +46,22 @@ class Trainings(Selection):
 
     def train_stage(self, genome: str, swapout: SwapoutSettings) -> Stage:
         """Train one network in full."""
+        return self._once("train", genome, swapout, self._train)
+
+    def _once(
+        self, name: str, genome: str, swapout: SwapoutSettings, run: Callable[[str, SwapoutSettings], Stage]
+    ) -> Stage:
+        """The stage of that name and network, asked of the workspace once."""
+        key = name, genome, swapout
+        if key not in self._stages:
+            self._stages[key] = run(genome, swapout)
+        return self._stages[key]
+
+    @cached_property
+    def _stages(self) -> dict[tuple[str, str, SwapoutSettings], Stage]:
+        return {}
+
+    def _train(self, genome: str, swapout: SwapoutSettings) -> Stage:
         settings = self.line.training.model_copy(update={"swapout": swapout})
         inputs = {
             "data": self.data_stage.result,
@@ -62,6 +78,9 @@ class Trainings(Selection):
 
     def collapse_stage(self, genome: str, swapout: SwapoutSettings) -> Stage:
         """Cure what one pass loses to many, and collapse to the plain network."""
+        return self._once("collapse", genome, swapout, self._collapse)
+
+    def _collapse(self, genome: str, swapout: SwapoutSettings) -> Stage:
         trained = self.train_stage(genome, swapout)
         recipe = recipe_of(self.line.training, self.line.training.epochs)
         inputs = {

@@ -62,10 +62,19 @@ def calibration_error(truth: Labels, logits: NDArray[np.float32]) -> float:
 
 
 def temperature(truth: Labels, logits: NDArray[np.float32]) -> float:
-    """The one number that, dividing logits (N, K), makes `balanced_loss` smallest (Guo et al. 2017, section 4.2)."""
+    """The one number to divide logits (N, K) by that makes them fit `truth` best (Guo et al. 2017, section 4.2).
+
+    Every class counts alike. The true class of one with n images is held to be true with (n + 1) / (n + 2) only
+    (Platt 1999, section 2.2): on images that are all decided rightly the best certainty would else be infinite.
+    """
+    wide, classes = logits.astype(np.float64), logits.shape[1]
+    counts = np.bincount(truth, minlength=classes)[truth]
+    targets = np.repeat(1 / ((counts + 2) * (classes - 1)), classes).reshape(wide.shape)
+    targets[np.arange(len(truth)), truth] = (counts + 1) / (counts + 2)
+    targets *= class_weights(truth)[:, None]
 
     def loss(log_temperature: float) -> float:
-        return balanced_loss(truth, logits / np.exp(log_temperature))
+        return -float((targets * log_softmax(wide / np.exp(log_temperature), axis=1)).sum())
 
     bound = np.log(LARGEST_TEMPERATURE)
     return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))

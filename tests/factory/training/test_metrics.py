@@ -206,7 +206,14 @@ def test_temperature_finds_how_much_logits_were_sharpened() -> None:
     found = temperature(truth, (2.5 * honest).astype(np.float32))
     assert found == pytest.approx(2.5, rel=0.04)
     grid = [balanced_loss(truth, (2.5 * honest / t).astype(np.float32)) for t in np.linspace(1.5, 4, 26)]
-    assert balanced_loss(truth, (2.5 * honest / found).astype(np.float32)) <= min(grid) + 1e-9
+    assert balanced_loss(truth, (2.5 * honest / found).astype(np.float32)) <= min(grid) + 1e-5
+
+
+def test_temperature_of_images_all_decided_rightly_is_that_of_one_doubt_a_class() -> None:
+    truth = np.repeat([0, 1], [8, 8])
+    logits = np.where(truth[:, None] == np.arange(2), 3.0, -3.0).astype(np.float32)
+    certain = 1 / (1 + np.exp(-6 / temperature(truth, logits)))
+    assert certain == pytest.approx(9 / 10, abs=1e-4)
 
 
 def test_a_paired_difference_is_narrower_than_its_two_sides() -> None:
