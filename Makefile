@@ -24,7 +24,7 @@ test: setup
 	$(BIN)/pytest
 
 bench: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[bench,teacher]'
 	$(BIN)/python -m tests.benchmarks
 
 demo: setup data/solar-cells/labels.csv $(DEMO_KEY)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from factory.training.pretrained import Kind
 from tests.benchmarks import (
     calibration,
     collapse_latency,
@@ -16,6 +17,7 @@ from tests.benchmarks import (
     regulariser,
     resume,
     score_speed,
+    teacher,
     train_many,
 )
 
@@ -88,6 +90,23 @@ def _regulariser(runs: Path, workers: int, number: int) -> None:
 @click.option("--images", type=click.Path(path_type=Path), help="Real pictures; else synthetic ones.")
 def _darts_search(mu: float, number: int, workers: int, images: Path | None) -> None:
     darts_search.main(mu, number, workers, images)
+
+
+@main.command("teacher")
+@click.argument("line", default="solar-cells")
+@runs_option
+@click.option("--side", default=0, help="Of the student's pictures, in pixels; 0 is the profile's.")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--epochs", default=0, help="Of the student; 0 is the profile's.")
+@click.option("--genome", default=teacher.STUDENT, show_default=True)
+@click.option("--kind", type=click.Choice(["lite0", "lite1", "lite2"]), default="lite0", show_default=True)
+@click.option("--teacher-side", default=0, help="0 is that of the stored pictures, as far as the network was made for.")
+@click.option("--teacher-epochs", default=8, show_default=True)
+def _teacher(
+    line: str, runs: Path, side: int, seeds: int, epochs: int, genome: str, kind: Kind, teacher_side: int,
+    teacher_epochs: int,
+) -> None:  # fmt: skip
+    teacher.main(line, runs, side, seeds, epochs, genome, kind, teacher_side, teacher_epochs)
 
 
 @main.command("train-many")

