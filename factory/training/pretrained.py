@@ -40,7 +40,7 @@ class _Float32(nn.Module):
         self.convolution = convolution
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (x.is_cpu and torch.is_grad_enabled()):
+        if not (x.is_cpu and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()):
             return self.convolution(x)  # type: ignore[no-any-return]
         with torch.autocast("cpu", enabled=False):
             return self.convolution(x.float())  # type: ignore[no-any-return]

@@ -157,10 +157,12 @@ def _taught(bench: Bench, seed: int, known: NDArray[np.float32]) -> dict[str, An
         assert loss is not None
         return loss
 
+    start = time.monotonic()
     best, tried = choose(short)
+    choosing = time.monotonic() - start
     print(f"  chosen: {best}", flush=True)
     row = _timed_student(bench, seed, Teaching(teacher, best.temperature, best.weight))
-    return {**row, "chosen": asdict(best), "tried": [asdict(each) for each in tried]}
+    return {**row, "chosen": asdict(best), "tried": [asdict(each) for each in tried], "choosing_seconds": choosing}
 
 
 def _rows(bench: Bench, seeds: int) -> list[dict[str, Any]]:
