@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from factory.spaces.plan import Input, Plan
 from factory.spaces.residual import parse, plan
 from factory.training.compute import Compute, this_machine
 from factory.training.full import recipe_of
-from factory.training.loop import fit, predict, standard
+from factory.training.loop import Standard, fit, predict, standard
 from factory.training.metrics import Labels, balanced_accuracy, balanced_loss, bootstrap
 from factory.training.pretrained import IMAGENET, Kind, Pretrained, finetune, load_finetuned, picture_for
 from factory.training.teacher import answers, choose, of_network
@@ -165,27 +166,26 @@ def _taught(bench: Bench, seed: int, known: NDArray[np.float32]) -> dict[str, An
     return {**row, "chosen": asdict(best), "tried": [asdict(each) for each in tried], "choosing_seconds": choosing}
 
 
+def _row(bench: Bench, seed: int, name: str) -> dict[str, Any]:
+    if name == "alone":
+        return _timed_student(bench, seed, None)
+    found, known = _teacher(bench, seed)
+    return found if name == "teacher" else _taught(bench, seed, known)
+
+
 def _rows(bench: Bench, seeds: int) -> list[dict[str, Any]]:
     """All rows of the setting, running what is not in the file yet."""
     path, key = bench.folder / f"{bench.setting.line}.jsonl", asdict(bench.setting)
     kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     rows = [row for row in kept if row["setting"] == key and row["seed"] < seeds]
-    for seed in range(seeds):
-        known = None
-        for name in NAMES:
-            if any(row["seed"] == seed and row["network"] == name for row in rows):
-                continue
-            if name != "alone" and known is None:
-                found, known = _teacher(bench, seed)
-            if name == "alone":
-                found = _timed_student(bench, seed, None)
-            elif name == "taught":
-                assert known is not None
-                found = _taught(bench, seed, known)
-            rows.append({"setting": key, "seed": seed, "network": name, **found})
-            print(f"{bench.setting.line} seed {seed} {name}: {found['accuracy']:.4f}", flush=True)
+    known = {(row["seed"], row["network"]) for row in rows}
+    for seed, name in product(range(seeds), NAMES):
+        if (seed, name) not in known:
+            row = {"setting": key, "seed": seed, "network": name, **_row(bench, seed, name)}
+            print(f"{bench.setting.line} seed {seed} {name}: {row['accuracy']:.4f}", flush=True)
             with path.open("a") as file:
-                print(json.dumps(rows[-1]), file=file)
+                print(json.dumps(row), file=file)
+            rows.append(row)
     return rows
 
 
@@ -193,15 +193,13 @@ def _latencies(bench: Bench) -> dict[str, float]:
     """Median ms of one frame of teacher and student, interleaved; latency does not depend on what was learned."""
     device, classes, norm = load_device("cpu-x86"), len(bench.small.labels), standard(bench.small.train.images)
     found: dict[str, list[float]] = {"teacher": [], "student": []}
-    networks: dict[str, tuple[nn.Module, Any, InputSize]] = {
+    networks: dict[str, tuple[nn.Module, Standard, InputSize]] = {
         "teacher": (Pretrained(bench.setting.kind, classes, bench.picture), IMAGENET, bench.picture),
         "student": (build(bench.plan), norm, bench.profile.input),
     }
     runners: dict[str, tuple[Callable[[], Any], NDArray[np.uint8]]] = {}
     for name, (network, own, size) in networks.items():
-        channels = range(size.channels)  # of the frame; a grey one is shown to the teacher in three by its norm
-        mean, std = ([values[c] for c in channels] for values in (own.mean, own.std))
-        model = convert(network, mean, std, (size.height, size.width, size.channels)).SerializeToString()
+        model = convert(network, own.mean, own.std, (size.height, size.width, size.channels)).SerializeToString()
         shape = replace(bench.plan, input=Input(size.height, size.width, size.channels))
         frame = np.random.default_rng(0).integers(0, 256, (1, size.height, size.width, size.channels), np.uint8)
         runners[name] = (partial(open_runner, model, shape, device), frame)
@@ -229,7 +227,10 @@ def table(rows: list[dict[str, Any]], truth: Labels, latency: dict[str, float]) 
             f"| {name} | {100 * mean(name, everything):.1f} ({100 * low:.1f}-{100 * high:.1f}) | {seeds} "
             f"| {seconds:.0f} | {ms:.3f} |"
         )
-    gain = partial(lambda picked: mean("taught", picked) - mean("alone", picked))
+
+    def gain(picked: Labels) -> float:
+        return mean("taught", picked) - mean("alone", picked)
+
     low, high = bootstrap(truth, gain)
     distance = mean("teacher", everything) - mean("alone", everything)
     share = f"{100 * gain(everything) / distance:.0f} %" if distance > 0 else "no distance"

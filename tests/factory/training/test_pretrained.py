@@ -19,7 +19,7 @@ from factory.training.pretrained import IMAGENET, NATIVE, Kind, Pretrained, fine
 from factory.workspace import read_json
 
 EXACT = Compute("cpu", "float32", 1)
-SETTINGS = TrainingSettings(batch=16, learning_rate=0.2)
+SETTINGS = TrainingSettings(batch=16, learning_rate=0.4)
 SIZE = InputSize(height=64, width=64, channels=1)
 
 
@@ -82,7 +82,7 @@ def test_mixed_precision_changes_little() -> None:
 
 def test_a_finetuned_network_knows_the_line_and_comes_back(tmp_path: Path, data_of: Callable[..., Dataset]) -> None:
     wheels()
-    data = data_of(train=96, val=24, side=64)
+    data = data_of(train=64, val=24, side=64)
     torch.manual_seed(3)
     state = torch.get_rng_state()
     tuned(tmp_path / "one", data, 4)
@@ -90,7 +90,7 @@ def test_a_finetuned_network_knows_the_line_and_comes_back(tmp_path: Path, data_
     assert torch.equal(torch.get_rng_state(), state)
     logits = predict(network, data.val.images, IMAGENET, EXACT)
     history = read_json(tmp_path / "one" / "history.json")
-    assert history[-1]["val_balanced_accuracy"] == balanced_accuracy(data.val.labels, logits.argmax(1)) > 0.9
+    assert history[-1]["val_balanced_accuracy"] == balanced_accuracy(data.val.labels, logits.argmax(1)) > 0.8
     assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["history.json", "teacher.safetensors"]
 
 
