@@ -22,7 +22,7 @@ from factory.training.loop import Standard, to_device
 from factory.workspace import write_array
 
 Expert = Callable[[Tensor], Tensor]  # pictures float32 (N, C, H, W) in [0, 1] to logits float32 (N, K)
-View = Callable[[Tensor], Tensor]
+View = Callable[[Tensor], Tensor]  # pictures (N, C, H, W) to pictures
 
 BATCH: Final = 64
 TEMPERATURES: Final = (1.0, 2.0, 4.0)
@@ -68,12 +68,16 @@ def sampled(network: nn.Module, norm: Standard, compute: Compute, passes: int, s
     return logits
 
 
+def _then(first: View, second: View) -> View:
+    return lambda x: second(first(x))
+
+
 def symmetries(augmentation: Augmentation, square: bool) -> list[View]:
     """Every flip and turn that the augmentation declares true, the identity first: 1, 2, 4 or 8 views."""
     views: list[View] = [lambda x: x]
 
     def also(move: View) -> None:
-        views.extend([lambda x, view=view: move(view(x)) for view in views])  # type: ignore[misc]
+        views.extend([_then(view, move) for view in views])
 
     flips = augmentation.flip_horizontal, augmentation.flip_vertical
     if flips[0]:
@@ -88,10 +92,6 @@ def symmetries(augmentation: Augmentation, square: bool) -> list[View]:
     return views
 
 
-def _through(expert: Expert, view: View) -> Expert:
-    return lambda x: expert(view(x))
-
-
 @torch.inference_mode()
 def answers(
     expert: Expert, images: NDArray[np.uint8], augmentation: Augmentation, compute: Compute
@@ -102,7 +102,7 @@ def answers(
     """
     torch.set_num_threads(compute.threads)
     views = symmetries(augmentation, square=images.shape[1] == images.shape[2])
-    ask = together([_through(expert, view) for view in views])
+    ask = together([_then(view, expert) for view in views])
     pixels = to_device(images, compute.device)
     batches = torch.tensor_split(pixels, max(1, math.ceil(len(pixels) / BATCH)))
     return torch.cat([ask(x.float() / 255).cpu() for x in batches]).numpy()
