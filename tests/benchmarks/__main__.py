@@ -100,7 +100,7 @@ def _darts_search(mu: float, number: int, workers: int, images: Path | None) -> 
 @click.option("--epochs", default=0, help="Of the student; 0 is the profile's.")
 @click.option("--genome", default=teacher.STUDENT, show_default=True)
 @click.option("--kind", type=click.Choice(["lite0", "lite1", "lite2"]), default="lite0", show_default=True)
-@click.option("--teacher-side", default=0, help="0 is that of the stored pictures, as far as the network was made for.")
+@click.option("--teacher-side", default=0, help="0 is that of the stored pictures, from 96 to 128.")
 @click.option("--teacher-epochs", default=8, show_default=True)
 def _teacher(
     line: str, runs: Path, side: int, seeds: int, epochs: int, genome: str, kind: Kind, teacher_side: int,

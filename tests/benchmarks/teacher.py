@@ -251,7 +251,7 @@ def main(
     profile = profile.model_copy(update={"input": size})
     small, check = _decoded(profile, root, size)
     width, height = map(int, next(iter(check["sizes"])).split("x"))
-    picture = picture_for(kind, size, (height, width), teacher_side or None)
+    picture = picture_for(size, (height, width), teacher_side or None)
     large, _ = _decoded(profile, root, picture)
     assert small.train.paths == large.train.paths and small.test.paths == large.test.paths
     training = profile.training
