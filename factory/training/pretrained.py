@@ -20,7 +20,8 @@ from factory.profiles import InputSize, TrainingSettings
 from factory.training.checkpoint import Progress, read_tensors, save_weights
 from factory.training.compute import Compute
 from factory.training.full import CHECKPOINT, recipe_of
-from factory.training.loop import Standard, fit
+from factory.training.loop import fit
+from factory.training.pictures import Standard
 from factory.workspace import write_json
 
 Kind = Literal["lite0", "lite1", "lite2"]

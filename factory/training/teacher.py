@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from factory.profiles import Augmentation
 from factory.swapout.layer import sample_with
 from factory.training.compute import Compute
-from factory.training.loop import Standard, to_device
+from factory.training.pictures import Standard, to_device
 from factory.workspace import write_array
 
 Expert = Callable[[Tensor], Tensor]  # pictures float32 (N, C, H, W) in [0, 1] to logits float32 (N, K)

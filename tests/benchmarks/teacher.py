@@ -33,8 +33,9 @@ from factory.spaces.plan import Input, Plan
 from factory.spaces.residual import parse, plan
 from factory.training.compute import Compute, this_machine
 from factory.training.full import recipe_of
-from factory.training.loop import Standard, fit, predict, standard
+from factory.training.loop import fit
 from factory.training.metrics import Labels, balanced_accuracy, balanced_loss, bootstrap
+from factory.training.pictures import Standard, predict, standard
 from factory.training.pretrained import IMAGENET, Kind, Pretrained, finetune, load_finetuned, picture_for
 from factory.training.teacher import answers, choose, of_network
 from factory.training.teaching import Teaching, fixed

@@ -9,7 +9,7 @@ from factory.spaces.plan import Input, Plan
 from factory.spaces.residual import parse, plan
 from factory.swapout.network import Network
 from factory.swapout.schedule import Noise, Schedule
-from factory.training.loop import Recipe
+from factory.training.recipe import Recipe
 
 GENOME = "stem_w8_s2-basic_w8_d2_k3_e1_s1-mb_w16_d2_k3_e2_s2"
 

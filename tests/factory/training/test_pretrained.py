@@ -13,8 +13,8 @@ from factory.profiles import InputSize, TrainingSettings
 from factory.training import pretrained
 from factory.training.checkpoint import Progress, read_tensors
 from factory.training.compute import Compute
-from factory.training.loop import predict
 from factory.training.metrics import balanced_accuracy
+from factory.training.pictures import predict
 from factory.training.pretrained import IMAGENET, Kind, Pretrained, finetune, load_finetuned, picture_for
 from factory.workspace import read_json
 

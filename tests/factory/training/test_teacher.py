@@ -16,8 +16,10 @@ from factory.profiles import Augmentation, InputSize
 from factory.swapout.layer import sample_with
 from factory.swapout.network import Network
 from factory.training.compute import Compute
-from factory.training.loop import Recipe, Standard, fit, predict, standard
+from factory.training.loop import fit
+from factory.training.pictures import Standard, predict, standard
 from factory.training.program import opened
+from factory.training.recipe import Recipe
 from factory.training.teacher import (
     Tried,
     answer,
