@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from factory.cost.latency import LatencyModel
 from factory.data.dataset import Dataset
 from factory.delivery import MODEL
-from factory.profiles import DeviceProfile, LineProfile, SwapoutSettings
+from factory.profiles import DeviceProfile, LineProfile
 from factory.search.run import Found
 from factory.search.shortlist import Entry
 from factory.spaces.plan import Plan
 from factory.training.acceptance import Check, checks
+from factory.trainings import Way
 from factory.workspace import Stage, read_json
 
 
@@ -24,7 +25,7 @@ class Delivered:
     """One network all the way: how it was trained, its plan and its stages of training, collapse and export."""
 
     genome: str
-    swapout: SwapoutSettings
+    way: Way
     plan: Plan
     train: Stage
     collapse: Stage
@@ -71,6 +72,7 @@ class Results:
     logits: NDArray[np.float32]
     data_check: dict[str, Any]
     modes: dict[str, Any] | None
+    tuition: dict[str, Any] | None
     stages: tuple[Stage, ...]
 
     @property
@@ -131,7 +133,7 @@ class Results:
             "bundle": None if bundle is None else str(bundle),
             "report": str(report),
             "genome": self.chosen.genome,
-            "training": "plain" if self.chosen.swapout.noise.silent else self.chosen.swapout.method,
+            "training": self.chosen.way.name,
             "balanced_accuracy": value("balanced_accuracy"),
             "reference_balanced_accuracy": (reference or judged)["balanced_accuracy"]["value"],
             "auroc": value("auroc"),

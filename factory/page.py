@@ -218,7 +218,7 @@ def _gap(gap: dict[str, Any]) -> str:
 
 def _noise(results: Results, pilot: dict[str, Any] | None) -> m.Training:
     modes = results.modes or {"rows": [], "gaps": []}
-    plain = results.chosen.swapout.noise.silent
+    plain = results.chosen.way.swapout.noise.silent
     rows = [
         m.ModeRow(
             row["name"],

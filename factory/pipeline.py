@@ -11,7 +11,7 @@ from factory import delivery, progress
 from factory.handover import pack_bundle
 from factory.outcome import Delivered, Results
 from factory.page import Aside, write_report
-from factory.profiles import NO_NOISE, DeviceProfile, SwapoutSettings, load_device
+from factory.profiles import DeviceProfile, load_device
 from factory.search.shortlist import reference as plain_reference
 from factory.training.finish import (
     EXPECTED,
@@ -20,7 +20,7 @@ from factory.training.finish import (
 )
 from factory.training.full import with_swapout
 from factory.training.robustness import STEPS, load_robustness, write_robustness
-from factory.trainings import Trainings
+from factory.trainings import PLAIN, Trainings, Way
 from factory.workspace import Stage, read_json
 
 
@@ -38,15 +38,15 @@ class Run(Trainings):
     def reference(self) -> Delivered | None:
         """The plain residual network of the same budgets, trained without noise; None if none fits or it is chosen."""
         genome = plain_reference(self.pricing, self.book)
-        return None if genome is None or str(genome) == self.chosen.genome else self._deliver(str(genome), NO_NOISE)
+        return None if genome is None or str(genome) == self.chosen.genome else self._deliver(str(genome), PLAIN)
 
     @cached_property
     def engines(self) -> list[DeviceProfile]:
         """Devices beside the budget's own for which an engine is packed."""
         return [load_device(name) for name in self.line.export.also_for]
 
-    def _deliver(self, genome: str, swapout: SwapoutSettings) -> Delivered:
-        trained, collapsed = self.train_stage(genome, swapout), self.collapse_stage(genome, swapout)
+    def _deliver(self, genome: str, way: Way) -> Delivered:
+        trained, collapsed = self.train_stage(genome, way), self.collapse_stage(genome, way)
         inputs = {
             "data": self.data_stage.result,
             "collapse": collapsed.result,
@@ -57,7 +57,7 @@ class Run(Trainings):
         }
 
         def work(folder: Path) -> None:
-            expected = load_with(with_swapout(self.plan(genome), swapout), collapsed.path / EXPECTED)
+            expected = load_with(with_swapout(self.plan(genome), way.swapout), collapsed.path / EXPECTED)
             delivery.export_network(
                 self.line,
                 self.device,
@@ -70,7 +70,7 @@ class Run(Trainings):
             )
 
         stage = self.workspace.stage("export", inputs, work, delivery.export_network)
-        return Delivered(genome, swapout, self.plan(genome), trained, collapsed, stage)
+        return Delivered(genome, way, self.plan(genome), trained, collapsed, stage)
 
     # judgement
 
@@ -153,6 +153,7 @@ class Run(Trainings):
             np.load(self.accept_stage.path / "logits.npy", allow_pickle=False),
             read_json(self.data_stage.path / "check.json"),
             None if self.modes_stage is None else read_json(self.modes_stage.path / "modes.json"),
+            None if self.tuition_stage is None else read_json(self.tuition_stage.path / "tuition.json"),
             tuple(self.workspace.stages),
         )
 

@@ -215,6 +215,18 @@ class SwapoutSettings(_Table):
 NO_NOISE: Final = SwapoutSettings(method="plain")
 
 
+class TeacherSettings(_Table):
+    """Whom the chosen network learns from beside the labels.
+
+    `kind` is a pretrained network (lite0, lite1, lite2) fine-tuned for `epochs` at `side` pixels, the Swapout network's
+    own samples, the networks of the shortlist together, or a torch.export file (.pt2) beside the profile.
+    """
+
+    kind: str = Field("lite0", pattern=r"^(lite[012]|samples|shortlist|.+\.pt2)$")
+    epochs: int = Field(8, ge=1, le=1_000)
+    side: int | None = Field(None, ge=32, le=1_024)
+
+
 class TrainingSettings(_Table):
     """The short training of the shortlist and the full training of the chosen network.
 
@@ -234,6 +246,7 @@ class TrainingSettings(_Table):
     parts: int = Field(1, ge=1, le=1_024)
     seed: int = Field(0, ge=0)
     swapout: SwapoutSettings = SwapoutSettings()
+    teacher: TeacherSettings | None = None
     augmentation: Augmentation = Augmentation()
 
 
@@ -399,6 +412,10 @@ def load_line(name: str) -> tuple[LineProfile, Path]:
     """
     path = find_profile(name, "lines")
     line = _read(path, LineProfile)
+    teacher = line.training.teacher
+    if teacher is not None and teacher.kind.endswith(".pt2"):
+        beside = teacher.model_copy(update={"kind": str((path.parent / teacher.kind).resolve())})
+        line = line.model_copy(update={"training": line.training.model_copy(update={"teacher": beside})})
     return line, (path.parent / line.images.root).resolve()
 
 

@@ -16,6 +16,7 @@ from factory.training.compute import Compute
 from factory.training.loop import fit
 from factory.training.pictures import Standard
 from factory.training.recipe import Recipe
+from factory.training.teaching import Teaching
 from factory.workspace import write_json
 
 WEIGHTS = "network.safetensors"
@@ -59,13 +60,14 @@ def train(
     compute: Compute,
     folder: Path,
     on_epoch: Callable[[Progress], None],
+    teaching: Teaching | None = None,
 ) -> None:
     """Train in `folder`, going on from its checkpoint; leave network.safetensors and history.json."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = with_swapout(plan, settings.swapout)
     recipe = recipe_of(settings, settings.epochs)
-    history = fit(network, data.train, data.val, norm, recipe, compute, folder / CHECKPOINT, on_epoch)
+    history = fit(network, data.train, data.val, norm, recipe, compute, folder / CHECKPOINT, on_epoch, teaching)
     save_weights(folder / WEIGHTS, network.cpu(), {})
     write_json(folder / "history.json", history)
     (folder / CHECKPOINT).unlink()

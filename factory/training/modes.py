@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from export.runtime.decision import reject_scores, softmax
-from factory.data.dataset import Dataset, Part
+from factory.data.dataset import Dataset
 from factory.profiles import LineProfile
 from factory.swapout.network import Network
 from factory.training.acceptance import threshold_for
@@ -41,7 +41,8 @@ PLAIN, TRAINED, REESTIMATED, FINISHED, SAMPLED = (
     "finished and collapsed",
     f"{SAMPLES} samples",
 )
-GAPS: Final = ((FINISHED, SAMPLED), (FINISHED, TRAINED), (FINISHED, PLAIN))
+Gaps = tuple[tuple[str, str], ...]  # who, over whom
+GAPS: Final[Gaps] = ((FINISHED, SAMPLED), (FINISHED, TRAINED), (FINISHED, PLAIN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,17 @@ class Mode:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Logits float32 (N, K) of the validation and of the test images; `ms` is what one image costs."""
+
+    val: NDArray[np.float32]
+    test: NDArray[np.float32]
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModeRow:
-    """One mode on the test images; losses and calibration error count every class alike.
+    """One mode, or one network, on the test images; losses and calibration error count every class alike.
 
     Escape and overkill are at a threshold chosen for this mode on validation images; `ms` is the cost of one image in
     torch on one CPU thread, in batches of 32.
@@ -80,9 +90,8 @@ class Gap:
     loss: Estimate
 
 
-def _row(
-    name: str, line: LineProfile, data: Dataset, val: NDArray[np.float32], test: NDArray[np.float32], ms: float
-) -> ModeRow:
+def _row(name: str, line: LineProfile, data: Dataset, asked: Asked) -> ModeRow:
+    val, test = asked.val, asked.test
     truth, best = data.test.labels, test.argmax(axis=1)
     threshold, good = threshold_for(line, data.val, val), data.good
     escapes = overkills = None
@@ -100,7 +109,7 @@ def _row(
         calibration_error(truth, test),
         escapes,
         overkills,
-        ms,
+        asked.ms,
     )
 
 
@@ -112,16 +121,23 @@ def gap(name: str, over: str, truth: NDArray[np.int64], one: NDArray[np.float32]
     return Gap(name, over, paired_bootstrap(truth, *right), paired_bootstrap(truth, *losses))
 
 
-def _cost(mode: Mode, test: Part, norm: Standard) -> float:
-    images, alone = test.images[:TIMED], Compute("cpu", "float32", 1)
+def cost(ask: Callable[[], object], images: int) -> float:
+    """Milliseconds of an image, the median of five times asking of `images`; set torch to one thread before."""
 
     def once() -> float:
         start = time.perf_counter()
-        infer(mode.network, images, norm, alone, mode.samples)
+        ask()
         return time.perf_counter() - start
 
     once()
-    return 1000 * median(once() for _ in range(5)) / len(images)
+    return 1000 * median(once() for _ in range(5)) / images
+
+
+def ask(mode: Mode, data: Dataset, norm: Standard, compute: Compute) -> Asked:
+    """What a network says in one mode."""
+    val, test = (infer(mode.network, part.images, norm, compute, mode.samples).logits for part in (data.val, data.test))
+    few, alone = data.test.images[:TIMED], Compute("cpu", "float32", 1)
+    return Asked(val, test, cost(lambda: infer(mode.network, few, norm, alone, mode.samples), len(few)))
 
 
 def five(plain: Network, trained: Network, reestimated: Network, finished: Network) -> dict[str, Mode]:
@@ -133,6 +149,14 @@ def five(plain: Network, trained: Network, reestimated: Network, finished: Netwo
         FINISHED: Mode(finished),
         SAMPLED: Mode(trained, SAMPLES),
     }
+
+
+def compare(line: LineProfile, data: Dataset, asked: Mapping[str, Asked], gaps: Gaps, path: Path) -> None:
+    """Write a row for each that was asked to the JSON file `path`, and the paired differences `gaps`."""
+    rows = [_row(name, line, data, own) for name, own in asked.items()]
+    found = [gap(name, over, data.test.labels, asked[name].test, asked[over].test) for name, over in gaps]
+    document: dict[str, Any] = {"rows": [asdict(row) for row in rows], "gaps": [asdict(item) for item in found]}
+    write_json(path, document)
 
 
 def compare_modes(
@@ -148,15 +172,9 @@ def compare_modes(
 
     Beside it logits.npy: those of the test images, float32 (modes, N, K).
     """
-    said: dict[str, NDArray[np.float32]] = {}
-    rows = []
+    asked = {}
     for name, mode in modes.items():
-        val, said[name] = (
-            infer(mode.network, part.images, norm, compute, mode.samples).logits for part in (data.val, data.test)
-        )
-        rows.append(_row(name, line, data, val, said[name], _cost(mode, data.test, norm)))
+        asked[name] = ask(mode, data, norm, compute)
         tick()
-    found = [gap(name, over, data.test.labels, said[name], said[over]) for name, over in GAPS]
-    document: dict[str, Any] = {"rows": [asdict(row) for row in rows], "gaps": [asdict(item) for item in found]}
-    write_array(folder / "logits.npy", np.stack(list(said.values())))
-    write_json(folder / "modes.json", document)
+    write_array(folder / "logits.npy", np.stack([own.test for own in asked.values()]))
+    compare(line, data, asked, GAPS, folder / "modes.json")
