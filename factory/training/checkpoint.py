@@ -64,9 +64,8 @@ def save_checkpoint(path: Path, state: State, history: History) -> None:
     write_atomic(path, save(tensors, {"meta": json.dumps({"epoch": len(history), "history": history})}))
 
 
-def load_checkpoint(path: Path, state: State) -> History:
-    """Restore what `save_checkpoint` wrote."""
-    tensors, meta = read_tensors(path)
+def restore(state: State, tensors: dict[str, Tensor], meta: dict[str, Any]) -> History:
+    """Go back to what `save_checkpoint` wrote and `read_tensors` has read; returns the history."""
 
     def group(prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}

@@ -44,7 +44,7 @@ class Feed:
         """Images (B, C, H, W), varied and normalised, labels (B,) and `rows` (B,), all on the device."""
         taken = self.pictures.index_select(0, rows).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         rows = rows.to(self.device, non_blocking=True)
-        x = taken.to(torch.float32, memory_format=torch.contiguous_format).div_(255)  # planes are quicker to vary
-        x = augment(x, self.recipe.augmentation, generator, self.mirrored_first[rows] ^ bool(epoch % 2))
+        mirrored = self.mirrored_first[rows] ^ bool(epoch % 2)
+        x = augment(taken.float().div_(255), self.recipe.augmentation, generator, mirrored)
         x = torch.addcmul(self.shift, x, self.scale)
         return x.contiguous(memory_format=torch.channels_last), self.labels[rows], rows

@@ -13,7 +13,7 @@ from torch import nn
 from factory.data.dataset import Part
 from factory.swapout.layer import probabilities, sample_with
 from factory.training import ranks
-from factory.training.checkpoint import History, Progress, State, load_checkpoint, save_checkpoint
+from factory.training.checkpoint import History, Progress, State, read_tensors, restore, save_checkpoint
 from factory.training.compute import Compute
 from factory.training.metrics import balanced_accuracy, balanced_loss
 from factory.training.pictures import Standard, predict
@@ -87,8 +87,8 @@ def _fit(
     evaluate_every = max(1, recipe.epochs // EVALUATIONS)
     save_every = max(1, recipe.epochs // CHECKPOINTS)
     history: History = []
-    if checkpoint.exists():
-        history = load_checkpoint(checkpoint, state)
+    if found := ranks.told(lambda: read_tensors(checkpoint) if checkpoint.exists() else None):
+        history = restore(state, *found)
         trainer.parts = int(history[-1]["parts"] or recipe.parts)
         on_epoch(Progress(len(history), history))
     while len(history) < recipe.epochs and not exhausted(history, recipe.patience):

@@ -1,7 +1,7 @@
 """Several processes that train as one: rank 0 leads, the others serve the trainings that it starts.
 
-They are started by `torchrun`, on one machine or on several that share the folder of the runs. Alone, without it, every
-function here does nothing or answers for the one process that there is.
+They are started by `torchrun`. Alone, without it, every function here does nothing or answers for the one process
+that there is.
 """
 
 import os

@@ -143,3 +143,7 @@ def test_noise_is_of_zero_mean_and_of_a_level_drawn_for_each_picture() -> None:
     spread = change.std(1)
     assert spread.max() <= 0.11 and spread.max() > 0.085 and spread.min() < 0.02
     assert (change.mean(1).abs() < 5 * 0.1 / 32).all()
+    shape = (change / spread[:, None]).flatten()
+    for bound, share in ((1, 0.6827), (2, 0.9545), (2.5, 0.9876)):  # as a normal distribution lies
+        assert abs(float((shape.abs() < bound).float().mean()) - share) < 0.01
+    assert abs(float(torch.corrcoef(torch.stack([shape[:-1], shape[1:]]))[0, 1])) < 0.02

@@ -45,6 +45,8 @@ def test_the_jobs_show_what_they_are_there_for(folders: tuple[Path, Path]) -> No
     assert 2 < len(found["four parts, averaged"]) < 12  # stopped early
     assert {row["parts"] for row in found["short of memory"]} == {4}
     assert "epoch 1, step" in found["diverging"]
+    assert found["resumed"] == found["two parts"]
+    assert (one / "resumed.safetensors").read_bytes() == (one / "two parts.safetensors").read_bytes()
     assert found["taught"] != found["two parts"][:2]
     assert (one / "two parts.safetensors").read_bytes() != (one / "taught.safetensors").read_bytes()
 

@@ -1,5 +1,6 @@
 """Trainings that several processes do together; `python -m torch.distributed.run ... two_ranks.py FOLDER`."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from factory.spaces.network import build
 from factory.spaces.plan import Input
 from factory.spaces.residual import parse, plan
 from factory.training import ranks
+from factory.training.checkpoint import Progress
 from factory.training.compute import Compute
 from factory.training.loop import fit
 from factory.training.pictures import standard
@@ -30,6 +32,7 @@ JOBS: dict[str, dict[str, object]] = {
     "short of memory": {"parts": 2},
     "diverging": {"parts": 2, "learning_rate": 1e35},
     "taught": {"parts": 2, "epochs": 2},
+    "resumed": {"parts": 2},  # from what "two parts" had after two epochs
 }
 
 
@@ -76,12 +79,18 @@ def run(folder: Path) -> None:
         answers = np.random.default_rng(2).normal(size=(50, 2)).astype(np.float32)
         teaching = Teaching(fixed(answers, "cpu"), 2.0, 0.5) if name == "taught" else None
         compute, epochs = Compute("cpu", "float32", 1), []
+
+        def on_epoch(progress: Progress, name: str = name, epochs: list[int] = epochs) -> None:
+            epochs.append(progress.epoch)
+            if name == "two parts" and progress.epoch == 2:
+                shutil.copy(folder / f"{name}.checkpoint", folder / "resumed.checkpoint")
+
         try:
             history = fit(
                 network, train, val, standard(train.images), recipe, compute, folder / f"{name}.checkpoint",
-                lambda p, epochs=epochs: epochs.append(p.epoch), teaching,
+                on_epoch, teaching,
             )  # fmt: skip
-            assert epochs == list(range(1, len(history) + 1))
+            assert epochs == list(range(2 if name == "resumed" else 1, len(history) + 1))
             write_json(folder / f"{name}.json", history)
         except DivergedError as error:
             write_json(folder / f"{name}.json", str(error))
