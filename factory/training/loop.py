@@ -81,7 +81,7 @@ def _fit(
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     trainer = Trainer(network, train, norm, recipe, compute, teaching)
     state = State(network, trainer.average.network if trainer.average else None, trainer.optimiser)
-    subject = state.averaged or network
+    subject = network if state.averaged is None else state.averaged
     noisy = recipe.sampled and any(keep != (1, 1) for keep in probabilities(network))
     judge = partial(evaluate, subject, train, val, norm, compute, regathered=noisy or state.averaged is not None)
     evaluate_every = max(1, recipe.epochs // EVALUATIONS)
