@@ -189,7 +189,7 @@ def train(line: str, runs: Path, as_json: bool, engine: str, address: str | None
 @command
 def collapse(line: str, runs: Path, as_json: bool) -> None:
     """Finish what was trained, collapse it to one plain network, and ask it in every mode."""
-    from factory.tables import show_collapse, show_modes
+    from factory.tables import show_collapse, show_ways
     from factory.workspace import read_json
 
     run = open_run(line, runs)
@@ -202,7 +202,7 @@ def collapse(line: str, runs: Path, as_json: bool) -> None:
     else:
         show_collapse(documents, run.way)
         if modes is not None:
-            show_modes(modes)
+            show_ways("noise: test images, with 95 % intervals", modes)
     say_next(f"factory export {line}")
 
 

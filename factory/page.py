@@ -20,6 +20,7 @@ from factory.report import page
 from factory.report.style import to_svg
 from factory.search.saturation import SATURATED
 from factory.training.modes import FINISHED, PLAIN
+from factory.training.tuition import ALONE, TAUGHT
 
 METRICS: Final = {
     "balanced_accuracy": "Balanced accuracy",
@@ -206,21 +207,21 @@ def _bounded(estimate: dict[str, float]) -> m.Bounded:
 
 
 def _gap(gap: dict[str, Any]) -> str:
-    """What the finished network has more than another mode, said with its certainty."""
+    """What one way has more than another, said with its certainty."""
     accuracy, loss = _bounded(gap["balanced_accuracy"]), _bounded(gap["loss"])
     sure = "" if loss[1] * loss[2] > 0 or accuracy[1] * accuracy[2] > 0 else ", which chance could make"
     return (
-        f"Against “{gap['over']}” the finished network has {100 * accuracy[0]:+.1f} points of balanced accuracy "
+        f"{gap['name'].capitalize()} against {gap['over']}: {100 * accuracy[0]:+.1f} points of balanced accuracy "
         f"({100 * accuracy[1]:+.1f} to {100 * accuracy[2]:+.1f}) and {loss[0]:+.3f} of loss "
         f"({loss[1]:+.3f} to {loss[2]:+.3f}){sure}."
     )
 
 
-def _noise(results: Results, pilot: dict[str, Any] | None) -> m.Training:
-    modes = results.modes or {"rows": [], "gaps": []}
-    plain = results.chosen.way.swapout.noise.silent
+def _ways(document: dict[str, Any] | None, delivered: str | None) -> m.Ways | None:
+    if document is None:
+        return None
     rows = [
-        m.ModeRow(
+        m.WayRow(
             row["name"],
             row["accuracy"]["value"],
             _bounded(row["balanced_accuracy"]),
@@ -229,12 +230,19 @@ def _noise(results: Results, pilot: dict[str, Any] | None) -> m.Training:
             row["escape"] and row["escape"]["value"],
             row["overkill"] and row["overkill"]["value"],
             row["ms"],
-            delivered=row["name"] == (PLAIN if plain else FINISHED),
+            delivered=row["name"] == delivered,
         )
-        for row in modes["rows"]
+        for row in document["rows"]
     ]
+    return m.Ways(rows, [_gap(gap) for gap in document["gaps"]])
+
+
+def _training(results: Results, pilot: dict[str, Any] | None) -> m.Training:
+    way = results.chosen.way
+    mode = None if way.taught else PLAIN if way.swapout.noise.silent else FINISHED
+    student = TAUGHT if way.taught else ALONE if way.swapout.noise.silent else None
     drawn = None if pilot is None else (pilot["sentence"], to_svg(panels(pilot), "pilot", "Gains over no noise"))
-    return m.Training(rows, [_gap(gap) for gap in modes["gaps"]], drawn)
+    return m.Training(_ways(results.modes, mode), _ways(results.tuition, student), drawn)
 
 
 @dataclass(frozen=True)
@@ -306,7 +314,7 @@ def run_report(results: Results, aside: Aside, bundle: Path | None) -> m.RunRepo
         if bundle is None
         else f"station verify {bundle} --trust KEY.pub",
         robustness=aside.robustness,
-        noise=_noise(results, aside.pilot),
+        training=_training(results, aside.pilot),
     )
 
 

@@ -162,15 +162,24 @@ def _cured(figures: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f"{figures[name]:.4f}" for name in names)
 
 
-def show_modes(document: dict[str, Any]) -> None:
-    """The chosen network in every mode, on test images."""
+def show_ways(title: str, document: dict[str, Any]) -> None:
+    """The chosen network trained or asked in several ways, on test images."""
     rows = [
         (row["name"], _percent(row["accuracy"]), _percent(row["balanced_accuracy"]), _number(row["loss"]),
          f"{row['calibration_error']:.3f}", _percent(row["escape"]), _percent(row["overkill"]), f"{row['ms']:.3f}")
         for row in document["rows"]
     ]  # fmt: skip
-    columns = ("mode", "accuracy", "balanced accuracy", "loss", "calibration error", "escape", "overkill", "ms")
-    _show("the chosen network, on test images, with 95 % intervals", columns, rows)
+    columns = (
+        "chosen network",
+        "accuracy",
+        "balanced accuracy",
+        "loss",
+        "calibration error",
+        "escape",
+        "overkill",
+        "ms",
+    )
+    _show(title, columns, rows)
 
 
 def _number(estimate: dict[str, float]) -> str:
@@ -244,7 +253,9 @@ def show_outcome(results: Results) -> None:
     checked = [(c.name, f"{c.limit:.4g}", f"{c.value:.4g}", "yes" if c.passed else "NO") for c in results.checks]
     _show("limits", ("limit", "asked", "found", "holds"), checked)
     if results.modes is not None:
-        show_modes(results.modes)
+        show_ways("noise: test images, with 95 % intervals", results.modes)
+    if results.tuition is not None:
+        show_ways("teacher: test images, with 95 % intervals", results.tuition)
     print(f"network: {results.chosen.genome}")
 
 

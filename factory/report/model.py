@@ -170,8 +170,8 @@ Bounded = tuple[float, float, float]  # value, low, high
 
 
 @dataclass(frozen=True, slots=True)
-class ModeRow:
-    """The chosen network asked in one mode; `ms` is the cost of one image in torch on one CPU thread."""
+class WayRow:
+    """The chosen network trained or asked in one way; `ms` is the cost of one image in torch on one CPU thread."""
 
     name: str
     accuracy: float
@@ -185,14 +185,19 @@ class ModeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
-    """What the noise of the training gave: its modes, each paired difference in a sentence, what a pilot foretold.
+class Ways:
+    """Several ways on the same test images, and what one has more than another, a sentence each."""
 
-    `rows` is empty where the line trains plain; `pilot` is a sentence and a figure (SVG), None without a pilot.
-    """
-
-    rows: list[ModeRow]
+    rows: list[WayRow]
     sentences: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What noise and a teacher gave the training, None where there was none; `pilot` is a sentence and an SVG figure."""
+
+    modes: Ways | None
+    tuition: Ways | None
     pilot: tuple[str, str] | None
 
 
@@ -237,4 +242,4 @@ class RunReport:
     versions: dict[str, str]
     next_command: str
     robustness: Robustness | None = None
-    noise: Training | None = None
+    training: Training | None = None

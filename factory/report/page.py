@@ -151,8 +151,8 @@ def _figures(report: RunReport) -> dict[str, str]:
         drawn["rejects"] = figures.reject_scores(scores, defective, report.threshold)
     if report.latency_samples_ms.size:
         drawn["latency"] = figures.latency_distribution(report.latency_samples_ms, limits.get("latency"))
-    if report.noise and report.noise.pilot:
-        drawn["pilot"] = report.noise.pilot[1]
+    if report.training and report.training.pilot:
+        drawn["pilot"] = report.training.pilot[1]
     if report.robustness:
         drawn["robust_accuracy"] = robustness_figure.balanced_accuracy(report.robustness)
         if report.robustness.good is not None:
