@@ -194,7 +194,7 @@ class Ways:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What noise and a teacher gave the training, None where there was none; `pilot` is a sentence and an SVG figure."""
+    """What noise and a teacher gave, None where there was none; `pilot` is a sentence and an SVG figure."""
 
     modes: Ways | None
     tuition: Ways | None
