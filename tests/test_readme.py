@@ -35,7 +35,7 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    assert README.count("```console") == sum(len(_blocks(m)) for m in ("line", "scores", "station")) + 1  # of make
+    assert README.count("```console") == sum(len(_blocks(m)) for m in ("line", "scores", "compare", "station")) + 1  # of make
 
 
 def test_make_targets_of_the_readme_exist() -> None:
@@ -69,6 +69,23 @@ def test_commands_about_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert commands
     for command in commands:
         _given(command)
+
+
+def test_commands_about_two_bundles(finished: Finished) -> None:
+    commands = [command for block in _blocks("compare") for command in block]
+    assert commands
+    real = {
+        "my-line": str(finished.profile),
+        "OLD-BUNDLE": str(finished.bundle),
+        "NEW-BUNDLE": str(finished.bundle),
+        "signing.key.pub": f"{finished.key}.pub",
+    }
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        assert name == "factory"
+        given = [real.get(argument, argument) for argument in arguments]
+        result = factory(*given, "--runs", finished.runs)
+        assert result.exit_code == 0, result.output
 
 
 def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
