@@ -27,7 +27,8 @@ def gives_scaled(layer: nn.Module | None) -> bool:
     """Whether the layer can give its output times a factor. A norm may end in activations, which must pass it on."""
     if not reads_scaled(layer) or not isinstance(layer, WEIGHTED) or layer.weight is None:
         return False
-    return all(type(child) in ELEMENTWISE_LAYERS for child in layer.children())
+    norm = isinstance(layer, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
+    return not norm or all(type(child) in ELEMENTWISE_LAYERS for child in layer.children())
 
 
 def _over_columns(scale: Tensor, layer: _ConvNd | nn.Linear) -> Tensor:

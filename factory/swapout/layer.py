@@ -21,7 +21,7 @@ def quantise(probability: float) -> int:
         raise ValueError(f"a Swapout probability must lie in [0, 1], found {probability}")
     level = round(probability * LEVELS)
     if level == 0 < probability:
-        raise ValueError(f"a Swapout probability is 0 or at least 1/{2 * LEVELS}, found {probability}")
+        raise ValueError(f"a Swapout probability is 0 or above 1/{2 * LEVELS}, found {probability}")
     return level
 
 
@@ -51,15 +51,16 @@ class Swapout(nn.Module):
     ) -> None:
         super().__init__()
         one, two = ([p] if isinstance(p, int | float) else list(p) for p in (p1, p2))
-        self._levels1, self._levels2 = tuple(map(quantise, one)), tuple(map(quantise, two))
         if coupling == "same" and one != two:
             raise ValueError(f"one mask for both has one probability, found {p1} and {p2}")
-        if coupling == "opposite":
-            if len(one) != len(two) or any(abs(a + b - 1) > 1e-9 for a, b in zip(one, two, strict=True)):
-                raise ValueError(f"opposite masks have probabilities that sum to 1, found {p1} and {p2}")
-            self._levels2 = tuple(LEVELS - level for level in self._levels1)
-        if 0 in self._levels1 and (any(self._levels1) or 0 in self._levels2):
-            raise ValueError(f"where a stream is never kept the branch must be, in all channels; found {p1} and {p2}")
+        if coupling == "opposite" and not torch.allclose(torch.tensor(one) + torch.tensor(two), torch.ones(len(one))):
+            raise ValueError(f"opposite masks have probabilities that sum to 1, found {p1} and {p2}")
+        self._levels1 = tuple(map(quantise, one))
+        opposite = tuple(LEVELS - level for level in self._levels1)
+        self._levels2 = opposite if coupling == "opposite" else tuple(map(quantise, two))
+        dropped = [0 in levels for levels in (self._levels1, self._levels2)]
+        if all(dropped) or any(self._levels1 if dropped[0] else self._levels2 if dropped[1] else ()):
+            raise ValueError(f"a probability of 0 is for one of the two terms, in all channels; found {p1} and {p2}")
         self.per: Per = per
         self.coupling: Coupling = coupling
         self.generator: torch.Generator | None = None

@@ -18,6 +18,7 @@ from tests.benchmarks import (
     resume,
     score_speed,
     teacher,
+    swapout_cost,
     train_many,
 )
 
@@ -40,6 +41,7 @@ main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)
 main.command("calibration")(calibration.main)
 main.command("score-speed")(score_speed.main)
+main.command("swapout-cost")(swapout_cost.main)
 
 
 @main.command("quality")

@@ -4,6 +4,7 @@ import pytest
 
 from export.runtime.errors import UsageError
 from factory.profiles import SHIPPED, available, load_device, load_line
+from factory.swapout.schedule import Noise, Schedule
 
 LINE = """\
 [images]
@@ -44,7 +45,7 @@ def test_a_line_profile_is_read_with_its_defaults_and_its_root_beside_it(tmp_pat
     assert line.budget.latency_ms == 1.0
     assert line.classes.labels == ("good", "scratch")
     assert line.images.split == (0.6, 0.2, 0.2)
-    assert (line.training.swapout.first, line.training.swapout.last) == (1.0, 0.5)
+    assert line.training.swapout.noise == Noise.swapout(Schedule.linear(1.0, 0.5))
     assert not (line.training.augmentation.flip_horizontal or line.training.augmentation.quarter_turns)
 
 
@@ -56,6 +57,30 @@ def test_a_line_may_limit_its_space_and_the_order_of_a_list_says_nothing(tmp_pat
     line, _ = load_line(written(tmp_path, limited))
     assert (line.space.kinds, line.space.widths) == (("basic", "mb"), (8, 64))
     assert (line.space.depths, line.space.kernels) == ((1, 2, 3, 4), (3, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "noise"),
+    [
+        ("", Noise.swapout(Schedule.linear(1.0, 0.5))),
+        ('method = "plain"', Noise.plain()),
+        ('method = "dropout"', Noise.dropout(Schedule.linear(1.0, 0.5))),
+        ('method = "stochastic-depth"', Noise.stochastic_depth(Schedule.linear(1.0, 0.5), "layer")),
+        (
+            'method = "stochastic-depth"\nbranch = { constant = 0.8 }\nper = "sample"',
+            Noise.stochastic_depth(Schedule.constant(0.8), "sample"),
+        ),
+        ('method = "skip-forward"\nstream = { constant = 0.75 }', Noise.skip_forward(Schedule.constant(0.75))),
+        (
+            'stream = { linear = [1.0, 0.8] }\nbranch = { blocks = [0.9, 0.7] }\nper = "channel"',
+            Noise.swapout(Schedule.linear(1.0, 0.8), Schedule.per_block((0.9, 0.7)), "channel"),
+        ),
+        ("stream = { stages = [1.0, 0.5] }", Noise.swapout(Schedule.per_stage((1.0, 0.5)))),
+    ],
+)
+def test_the_noise_of_the_training_is_the_profiles(text: str, noise: Noise, tmp_path: Path) -> None:
+    line, _ = load_line(written(tmp_path, LINE + "[training.swapout]\n" + text))
+    assert line.training.swapout.noise == noise
 
 
 def test_an_absolute_root_stays_as_it_is(tmp_path: Path) -> None:
@@ -87,7 +112,42 @@ def test_the_shipped_profiles_are_the_ones_the_project_promises() -> None:
         ("latency_ms", "latncy_ms", "budget.latncy_ms: unknown key; did you mean 'latency_ms'?"),
         ("[images]", "[imagse]", "imagse: unknown key; did you mean 'images'?"),
         ("height = 32", "zzz = 32\nheight = 32", "input.zzz: unknown key; allowed here: height, width, channels"),
-        ("[budget]", "[training.swapout]\nfrist = 1.0\n[budget]", "training.swapout.frist: unknown key; did you mean"),
+        (
+            "[budget]",
+            "[training.swapout]\nstraem = { constant = 1.0 }\n[budget]",
+            "training.swapout.straem: unknown key; did you mean 'stream'?",
+        ),
+        (
+            "[budget]",
+            "[training.swapout.stream]\nconstnat = 1.0\n[budget]",
+            "training.swapout.stream.constnat: unknown key; did you mean 'constant'?",
+        ),
+        (
+            "[budget]",
+            "[training.swapout.stream]\nconstant = 0.01\n[budget]",
+            "greater than or equal to 0.05 (allowed: >= 0.05 and <= 1), found 0.01",
+        ),
+        (
+            "[budget]",
+            "[training.swapout.stream]\nconstant = 1.0\nlinear = [1.0, 0.5]\n[budget]",
+            "give exactly one of ['constant', 'linear', 'stages', 'blocks'], found ['constant', 'linear']",
+        ),
+        ("[budget]", "[training.swapout.stream]\n[budget]", "training.swapout.stream: give exactly one of"),
+        (
+            "[budget]",
+            '[training.swapout]\nmethod = "dropout"\nbranch = { constant = 0.5 }\n[budget]',
+            "training.swapout: dropout has no branch: leave it out",
+        ),
+        (
+            "[budget]",
+            '[training.swapout]\nmethod = "stochastic-depth"\nper = "unit"\n[budget]',
+            "stochastic-depth: expected one draw per 'layer' or 'sample', found 'unit'",
+        ),
+        (
+            "[budget]",
+            '[training.swapout]\nmethod = "feed-forward"\n[budget]',
+            "training.swapout.method: input should be 'plain', 'dropout', 'stochastic-depth'",
+        ),
         (
             "latency_ms = 1",
             'latency_ms = "1 ms"',

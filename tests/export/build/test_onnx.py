@@ -18,6 +18,7 @@ from factory.spaces.plan import Input, Plan, graph
 from factory.spaces.residual import parse, plan
 from factory.swapout.collapse import collapse
 from factory.swapout.network import Network
+from factory.swapout.schedule import Noise, Schedule
 
 MEAN, STD = (0.3, 0.5, 0.6), (0.2, 0.1, 0.25)
 EVERY_KIND = "stem_w8_s2-basic_w8_d2_k3_e2_s1-bottle_w16_d2_k5_e2_s2-mb_w16_d2_k3_e3_s1"
@@ -36,7 +37,7 @@ def collapsed(channels: int = 3) -> tuple[Plan, Network]:
     """A network with Swapout and batch-norm statistics of its own, collapsed."""
     shape = plan(parse(EVERY_KIND), Input(20, 24, channels), 4)
     torch.manual_seed(0)
-    network = build(shape, tuple(np.linspace(1, 0.5, shape.residual_blocks)))
+    network = build(shape, Noise.swapout(Schedule.linear(1, 0.5)))
     network.train()(torch.randn(16, channels, 20, 24))
     return shape, collapse(network.eval()).float()
 
@@ -155,4 +156,4 @@ def test_a_graph_that_is_not_plain_is_refused_by_the_operation() -> None:
 def test_a_network_that_was_not_collapsed_is_refused() -> None:
     shape = plan(parse(EVERY_KIND), Input(20, 24, 3), 4)
     with pytest.raises(GateError, match=r"Sub, Transpose once, found \d+ Mul"):
-        to_onnx(build(shape, (0.5,) * shape.residual_blocks, norm=False), MEAN, STD, (20, 24, 3))
+        to_onnx(build(shape, Noise.swapout(Schedule.constant(0.5)), norm=False), MEAN, STD, (20, 24, 3))

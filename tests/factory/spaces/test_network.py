@@ -16,6 +16,7 @@ from factory.spaces.network import build
 from factory.spaces.plan import Input, Op, Plan, convolutions, graph
 from factory.spaces.residual import mutate, parse, plan, random_genome
 from factory.swapout.layer import Swapout, probabilities
+from factory.swapout.schedule import Noise, Schedule
 
 SEEDS = st.integers(0, 2**32 - 1)
 EXAMPLE = parse("stem_w8_s1-basic_w8_d2_k3_e1_s1-mb_w8_d2_k3_e2_s1-bottle_w16_d1_k3_e2_s2")
@@ -88,13 +89,28 @@ def test_the_network_has_the_convolutions_of_the_plan(seed: int) -> None:
 def test_keep_probabilities_go_to_the_residual_blocks_in_order() -> None:
     shape = plan(EXAMPLE, Input(16, 16, 1), 2)
     assert len(shape.blocks) == shape.residual_blocks == 5
-    network = build(shape, (1.0, 0.875, 0.75, 0.625, 0.5))
+    network = build(shape, Noise.swapout(Schedule.linear(1.0, 0.5)))
     assert probabilities(network) == [(p, p) for p in (1.0, 0.875, 0.75, 0.625, 0.5)]
     assert probabilities(build(shape)) == [(1.0, 1.0)] * 5
 
 
+def test_the_stages_of_a_genome_are_those_of_its_residual_blocks() -> None:
+    shape = plan(EXAMPLE, Input(16, 16, 1), 2)
+    assert shape.stages == (0, 0, 1, 1, 2)
+    by_stage = build(shape, Noise.swapout(Schedule.per_stage((1.0, 0.75, 0.5))))
+    assert probabilities(by_stage) == [(p, p) for p in (1.0, 1.0, 0.75, 0.75, 0.5)]
+    first_has_no_skip = parse("stem_w8_s1-basic_w8_d1_k3_e1_s1-mb_w16_d1_k3_e2_s2-mb_w16_d2_k3_e2_s1")
+    assert plan(first_has_no_skip, Input(16, 16, 1), 2).stages == (0, 2, 2)
+
+
+def test_the_granularity_of_the_noise_is_that_of_every_layer() -> None:
+    network = build(plan(EXAMPLE, Input(16, 16, 1), 2), Noise.dropout(Schedule.constant(0.5), "channel"))
+    layers = [m for m in network.modules() if isinstance(m, Swapout)]
+    assert {(layer.per, layer.coupling) for layer in layers} == {("channel", "same")}
+
+
 @pytest.mark.parametrize("keep", [(), (1.0,) * 4, (1.0,) * 6])
 def test_a_wrong_number_of_probabilities_is_refused(keep: tuple[float, ...]) -> None:
-    said = re.escape(f"5 residual blocks, but {len(keep)} Swapout probabilities")
+    said = re.escape(f"5 residual blocks: expected 5 values, found {len(keep)}")
     with pytest.raises(ValueError, match=said):
-        build(plan(EXAMPLE, Input(16, 16, 1), 2), keep)
+        build(plan(EXAMPLE, Input(16, 16, 1), 2), Noise.swapout(Schedule.per_block(keep)))

@@ -12,9 +12,10 @@ from factory.cost.count import count
 from factory.spaces.network import build
 from factory.spaces.plan import Input, Plan, graph
 from factory.spaces.residual import mutate, parse, plan, random_genome
-from factory.swapout.collapse import collapse
+from factory.swapout.collapse import collapse, stream_scales
 from factory.swapout.layer import Swapout, sample_with
 from factory.swapout.network import Network, ResidualBlock
+from factory.swapout.schedule import Noise, Schedule
 
 
 def random_plan(rng: np.random.Generator) -> Plan:
@@ -48,8 +49,26 @@ def random_network(shape: Plan, rng: np.random.Generator) -> Network:
         module.running_var.mul_(torch.rand_like(module.running_var) + 0.5).add_(1e-3)
     for module in network.modules():
         if isinstance(module, ResidualBlock):
-            module.join = Swapout(float(rng.uniform(0.05, 1)), float(rng.uniform(0.05, 1)))
+            module.join = random_join(rng, module)
     return network.eval()
+
+
+def random_join(rng: np.random.Generator, block: ResidualBlock) -> Swapout:
+    """Any method, probabilities for the whole layer or for each channel."""
+    channels = [m for m in block.branch if isinstance(m, nn.Conv2d)][-1].out_channels
+    size = channels if rng.random() < 0.3 else 1
+    one, two = (rng.uniform(0.05, 0.95, size).tolist() for _ in range(2))
+    match rng.integers(6):
+        case 0:
+            return Swapout(one, one, "channel", "same")
+        case 1:
+            return Swapout(one, [1 - p for p in one], coupling="opposite")
+        case 2:
+            return Swapout(1.0, two, "layer")
+        case 3 if block.shortcut is None:
+            return Swapout(*[(0.0, two), (one, 0.0)][int(rng.integers(2))])
+        case _:
+            return Swapout(one, two, rng.choice(("unit", "sample")))
 
 
 def noise(shape: Plan, count: int) -> Tensor:
@@ -57,7 +76,7 @@ def noise(shape: Plan, count: int) -> Tensor:
     return torch.randn(count, picture.channels, picture.height, picture.width, dtype=torch.float64)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=200)
 @given(st.integers(0, 2**32 - 1))
 @torch.no_grad()
 def test_the_collapsed_network_computes_the_expectation(seed: int) -> None:
@@ -79,7 +98,11 @@ def test_the_collapsed_network_computes_the_expectation(seed: int) -> None:
 def test_the_collapsed_network_has_the_layers_of_a_plain_one_and_bare_additions(seed: int) -> None:
     rng = np.random.default_rng(seed)
     shape = random_plan(rng)
-    plain = collapse(random_network(shape, rng))
+    network = random_network(shape, rng)
+    for block in network.blocks:
+        if isinstance(block, ResidualBlock):  # a join that never keeps one of its terms is no addition
+            block.join = Swapout(float(rng.uniform(0.05, 1)), float(rng.uniform(0.05, 1)))
+    plain = collapse(network)
     leaves = Counter(
         next(kind for kind in (nn.Conv2d, nn.ReLU, nn.Linear, Swapout, nn.Identity) if isinstance(m, kind))
         for m in plain.modules()
@@ -133,7 +156,7 @@ def test_another_keep_probability_is_another_collapsed_network() -> None:
     x = noise(EXAMPLE, 2)
     before = collapse(network)(x)
     last = [m for m in network.modules() if isinstance(m, ResidualBlock)][-1]
-    last.join = Swapout(last.join.p1, last.join.p2 / 2)
+    last.join = Swapout(0.5, 0.125)
     after = collapse(network)(x)
     assert (after - before).abs().max() > 1e-2 * before.abs().max()
     torch.testing.assert_close(after, network(x), rtol=1e-9, atol=1e-9)
@@ -142,7 +165,7 @@ def test_another_keep_probability_is_another_collapsed_network() -> None:
 @torch.no_grad()
 def test_the_linear_schedule_over_many_blocks_collapses() -> None:
     shape = plan(parse("stem_w8_s1-basic_w8_d4_k3_e1_s1" + "-mb_w8_d4_k3_e2_s1" * 3), Input(8, 8, 1), 2)
-    network = build(shape, tuple(np.linspace(1, 0.1, shape.residual_blocks))).double().eval()
+    network = build(shape, Noise.swapout(Schedule.linear(1.0, 0.1))).double().eval()
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     expected = network(x)
     assert (collapse(network)(x) - expected).abs().max() / expected.abs().max() < 1e-10
@@ -157,11 +180,29 @@ def test_an_activation_of_the_stream_that_does_not_scale_is_refused(activation: 
 
 def test_what_cannot_be_folded_is_refused() -> None:
     head, stem = nn.Linear(4, 2), nn.Sequential(nn.Conv2d(1, 4, 3))
-    with pytest.raises(TypeError, match="a MaxPool2d on the stream does not collapse"):
-        collapse(Network(stem, [nn.MaxPool2d(2)], head))
     loose = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4))
     with pytest.raises(TypeError, match="a batch-norm that does not follow a convolution does not fold"):
         collapse(Network(stem, [loose], head))
+
+
+@torch.no_grad()
+def test_a_branch_that_is_never_kept_adds_nothing_in_the_plain_network_either() -> None:
+    shape = plan(parse("stem_w8_s1-basic_w8_d2_k3_e1_s1-mb_w8_d2_k3_e2_s1"), Input(8, 8, 1), 2)
+    network = build(shape, Noise.skip_forward(Schedule.linear(1.0, 0.5))).double().eval()
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    plain = collapse(network)
+    reference = build(shape, norm=False).double().eval()
+    reference.load_state_dict(plain.state_dict())
+    for found in (plain, reference):
+        torch.testing.assert_close(found(x), network(x), rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_the_scale_of_the_stream_is_the_product_of_p1_and_starts_again_behind_a_projection() -> None:
+    shape = plan(parse("stem_w8_s1-basic_w8_d4_k3_e1_s1-basic_w16_d3_k3_e1_s2"), Input(8, 8, 1), 2)
+    by_block = (0.5, 0.25, 0.5, 0.5, 0.25, 0.75, 0.5)
+    network = build(shape, Noise.swapout(Schedule.per_block(by_block), Schedule.constant(0.5)))
+    np.testing.assert_allclose(stream_scales(network), [(0.5**5, 0.5), (0.375, 1.0)], rtol=1e-12)
 
 
 def test_a_projection_is_the_skip_of_a_block_that_changes_shape() -> None:

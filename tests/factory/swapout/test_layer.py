@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from factory.swapout.layer import Swapout, linear_schedule, probabilities, quantise, sample_with
+from factory.swapout.layer import Swapout, probabilities, quantise, sample_with
+from factory.swapout.schedule import Coupling, Per
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -130,23 +131,105 @@ def test_gradients_flow_through_what_is_kept() -> None:
     assert set(x.grad.unique().tolist()) == set(f.grad.unique().tolist()) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("wrong", [0.0, -0.5, 1.01, 2.0, float("nan")])
+@pytest.mark.parametrize("wrong", [-0.5, 1.01, 2.0, float("nan"), 1e-4])
 def test_probabilities_outside_zero_to_one_are_refused(wrong: float) -> None:
-    for p1, p2 in ((wrong, 1.0), (1.0, wrong)):
-        with pytest.raises(ValueError, match=r"probability must lie in \(0, 1\]|NaN"):
+    for p1, p2 in ((wrong, 1.0), (1.0, wrong), ((0.5, wrong), 1.0)):
+        with pytest.raises(
+            ValueError, match=r"a Swapout probability (must lie in \[0, 1\]|is 0 or above 1/512), found"
+        ):
             Swapout(p1, p2)
+
+
+@pytest.mark.parametrize(("p1", "p2"), [(0.0, 0.0), ((0.5, 0.0), 1.0), (1.0, (0.5, 0.0))])
+def test_a_channel_of_which_nothing_is_kept_is_refused(p1: float, p2: float) -> None:
+    with pytest.raises(ValueError, match="a probability of 0 is for one of the two terms, in all channels"):
+        Swapout(p1, p2)
+
+
+def test_a_coupling_and_its_probabilities_must_agree() -> None:
+    with pytest.raises(ValueError, match=r"one mask for both has one probability, found 0\.5 and 0\.75"):
+        Swapout(0.5, 0.75, coupling="same")
+    with pytest.raises(ValueError, match=r"sum to 1, found 0\.5 and 0\.75"):
+        Swapout(0.5, 0.75, coupling="opposite")
+
+
+@given(st.floats(1 / 511, 1))
+def test_opposite_probabilities_sum_to_one_in_levels(p1: float) -> None:
+    layer = Swapout(p1, 1 - p1, coupling="opposite")
+    assert isinstance(layer.p1, float) and isinstance(layer.p2, float)
+    assert layer.p1 + layer.p2 == 1
 
 
 def test_quantising_rounds_to_the_nearest_of_256_levels() -> None:
     assert [quantise(p) for p in (1.0, 0.5, 1 / 256, 0.999, 0.1)] == [256, 128, 1, 256, 26]
 
 
-@pytest.mark.parametrize(
-    ("blocks", "wanted"),
-    [(1, (0.5,)), (2, (1.0, 0.5)), (3, (1.0, 0.75, 0.5)), (6, (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)), (0, ())],
-)
-def test_the_schedule_is_linear_over_depth(blocks: int, wanted: tuple[float, ...]) -> None:
-    assert linear_schedule(1.0, 0.5, blocks) == pytest.approx(wanted)
+SHAPES = {"unit": (3, 5, 7, 6), "channel": (3, 5, 1, 1), "sample": (3, 1, 1, 1), "layer": (1, 1, 1, 1)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("coupling", ["independent", "same", "opposite"])
+@pytest.mark.parametrize("per", SHAPES)
+def test_one_draw_decides_what_its_granularity_says(per: Per, coupling: Coupling, layout: torch.memory_format) -> None:
+    """The masks are constant over what one draw decides and vary, independently, over all else."""
+    one = torch.ones(3, 5, 7, 6, dtype=torch.float64).contiguous(memory_format=layout)
+    layer = Swapout(0.5, 0.5, per, coupling)
+    sample_with(layer, generator())
+    masks = []
+    for _ in range(300):
+        y = layer(one, 2 * one)
+        masks.append(torch.stack([y % 2, y // 2]))  # T1, T2
+    drawn = torch.stack(masks)
+    shape = SHAPES[per]
+    small = drawn[:, :, : shape[0], : shape[1], : shape[2], : shape[3]]
+    assert torch.equal(drawn, small.expand_as(drawn))
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    rows = (2 * small - 1).flatten(2)  # draw, stream or branch, decision
+    limit = 6 / 300**0.5
+    for k in range(2):
+        both = rows[:, k].T @ rows[:, k] / 300
+        assert (both - torch.eye(both.shape[0], dtype=torch.float64)).abs().max() < limit
+    wanted = {"independent": 0, "same": 1, "opposite": -1}[coupling]
+    assert ((rows[:, 0] * rows[:, 1]).mean(0) - wanted).abs().max() < (limit if wanted == 0 else 1e-12)
+
+
+@pytest.mark.parametrize("coupling", ["independent", "same", "opposite"])
+@pytest.mark.parametrize("per", SHAPES)
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_moments_are_those_of_theory_for_every_granularity_and_coupling(
+    per: Per, coupling: Coupling, by_channel: bool
+) -> None:
+    x, f = streams(torch.channels_last, (2, 3, 4, 3))
+    p1: tuple[float, ...] = (0.25, 0.5, 0.875) if by_channel else (0.75,) * 3
+    p2 = {"same": p1, "opposite": tuple(1 - p for p in p1), "independent": p1[::-1]}[coupling]
+    layer = Swapout(p1 if by_channel else p1[0], p2 if by_channel else p2[0], per, coupling)
+    sample_with(layer, generator())
+    draws = 4000
+    samples = torch.stack([layer(x, f) for _ in range(draws)])
+    q1, q2 = (torch.tensor(p, dtype=torch.float64).view(1, 3, 1, 1) for p in (p1, p2))
+    covariance = {"same": q1 * (1 - q1), "opposite": -q1 * q2, "independent": 0 * q1}[coupling]
+    variance = q1 * (1 - q1) * x**2 + q2 * (1 - q2) * f**2 + 2 * covariance * x * f
+    assert ((samples.mean(0) - q1 * x - q2 * f).abs() <= 5 * (variance / draws).sqrt() + 1e-12).all()
+    centred = (samples - q1 * x - q2 * f) ** 2
+    assert ((centred.mean(0) - variance).abs() <= 5 * centred.std(0) / draws**0.5 + 1e-12).all()
+    sample_with(layer, None)
+    torch.testing.assert_close(layer(x, f), q1 * x + q2 * f, rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_is_dropped_is_zero_whatever_it_was(dtype: torch.dtype) -> None:
+    x = torch.full((2, 3, 8, 8), float("nan"), dtype=dtype)
+    y = sampling(0.5, 1.0)(x, torch.ones_like(x))
+    assert y.dtype == dtype
+    assert 0.3 < float((y == 1).double().mean()) < 0.7
+    assert (y.isnan() | (y == 1)).all()
+
+
+def test_a_tensor_that_is_no_block_of_memory_is_masked_as_any_other() -> None:
+    one = torch.ones(1, 4, 8, 8).expand(16, -1, -1, -1)[:, :, ::2]
+    y = sampling(0.5, 0.5)(one, 2 * one)
+    shares = [float((y == k).double().mean()) for k in range(4)]
+    assert all(abs(share - 0.25) < 5 * (0.1875 / y.numel()) ** 0.5 for share in shares)
 
 
 def test_sampling_is_switched_for_every_layer_of_a_network() -> None:
