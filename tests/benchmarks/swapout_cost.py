@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks swapout-cost
 
-Forward, backward and SGD step of a pre-built network of the space, 32 x 32, batch 64, channels-last, in float32 and
+Forward, backward and SGD step of a network of the space, 32 x 32, batch 64, channels-last, in float32 and
 under bfloat16 autocast; CPU time on one thread, or CUDA events where there is a GPU. All sides take turns in every
 round of one run; a ratio is the median over the rounds of the ratio to the plain step of that round.
 """
@@ -22,7 +22,7 @@ from factory.swapout.layer import sample_with
 from factory.swapout.schedule import Noise, Schedule
 
 GENOME: Final = "stem_w16_s1-basic_w16_d2_k3_e1_s1-basic_w32_d2_k3_e1_s2-basic_w64_d2_k3_e1_s2"
-BATCH, SIDE, CLASSES, ROUNDS: Final = 64, 32, 10, 15
+BATCH, SIDE, CLASSES, ROUNDS = 64, 32, 10, 15
 HALF: Final = Schedule.constant(0.5)
 SIDES: Final[dict[str, Noise]] = {
     "plain": Noise.plain(),
@@ -60,15 +60,15 @@ def step_of(noise: Noise, device: str, half: bool) -> Callable[[], None]:
 
 def seconds(step: Callable[[], None], device: str) -> float:
     if device == "cpu":
-        start = time.process_time()
+        before = time.process_time()
         step()
-        return time.process_time() - start
+        return time.process_time() - before
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     step()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
+    return float(start.elapsed_time(end)) / 1e3
 
 
 def main() -> None:
