@@ -35,7 +35,9 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    assert README.count("```console") == sum(len(_blocks(m)) for m in ("line", "scores", "compare", "station")) + 1  # of make
+    assert (
+        README.count("```console") == sum(len(_blocks(m)) for m in ("line", "scores", "compare", "station")) + 1
+    )  # of make
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -17,8 +17,8 @@ from tests.benchmarks import (
     regulariser,
     resume,
     score_speed,
-    teacher,
     swapout_cost,
+    teacher,
     train_many,
 )
 
