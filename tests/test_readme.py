@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click import Group
+from torch import Tensor, nn
 
 from export.runtime.cli import main as station
 from factory.cli import main
@@ -102,6 +104,32 @@ def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixtu
             "signing.key.pub": f"{finished.key}.pub",
         }
         assert station([real.get(argument, argument) for argument in arguments]) == 0, capsys.readouterr()
+
+
+def test_the_retrofit_of_a_network_of_ones_own() -> None:
+    (snippet,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "retrofit" in block]
+    torch.manual_seed(0)
+    network, x = Residual().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    names: dict[str, object] = {"network": network}
+    exec(snippet, names)
+    noisy, plain = names["noisy"], names["plain"]
+    assert isinstance(noisy, nn.Module) and isinstance(plain, nn.Module)
+    torch.testing.assert_close(plain(x), noisy.double().eval()(x), rtol=1e-10, atol=1e-10)
+
+
+class Residual(nn.Module):
+    """A small residual network, such as a reader has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 2)
+        self.convs = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        for conv in self.convs:
+            x = (x + conv(x)).relu()
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
 def _commands(group: Group, prefix: str) -> list[tuple[str, str | None]]:
