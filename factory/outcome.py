@@ -71,6 +71,7 @@ class Results:
     acceptance: dict[str, Any]
     logits: NDArray[np.float32]
     data_check: dict[str, Any]
+    losses: dict[str, float]
     modes: dict[str, Any] | None
     tuition: dict[str, Any] | None
     stages: tuple[Stage, ...]

@@ -182,6 +182,9 @@ def _notes(results: Results, audit: dict[str, Any] | None) -> list[str]:
             f"SWAP-Score is saturated (median {saturated:.0%} of its ceiling among the best 100): here it counts "
             "activations more than it judges wiring. " + _ranked_by(results.found.ranking)
         )
+    if len(results.losses) > 1:
+        tried = ", ".join(f"{name} {loss:.3f}" for name, loss in results.losses.items())
+        notes.append(f"Delivered is the way of training with the lowest loss on the validation images: {tried}.")
     notes.append(_audited(audit))
     if results.line.classes.good is not None:
         notes.append(

@@ -113,7 +113,10 @@ class Run(Trainings):
     @cached_property
     def robustness_stage(self) -> Stage:
         """Judge the chosen genome, trained each way, and the reference on pictures made worse as at a station."""
-        stages = {f"trained {name}": self.collapse_stage(self.best, way) for name, way in self.ways.items()}
+        stages = {
+            f"trained {name}{', delivered' if name == self.way else ''}": self.collapse_stage(self.best, way)
+            for name, way in self.ways.items()
+        }
         if self.reference is not None:
             stages["plain reference"] = self.reference.collapse
         plans = dict.fromkeys(stages, self.chosen.plan)
@@ -152,6 +155,7 @@ class Run(Trainings):
             read_json(self.accept_stage.path / "acceptance.json"),
             np.load(self.accept_stage.path / "logits.npy", allow_pickle=False),
             read_json(self.data_stage.path / "check.json"),
+            self.losses,
             None if self.modes_stage is None else read_json(self.modes_stage.path / "modes.json"),
             None if self.tuition_stage is None else read_json(self.tuition_stage.path / "tuition.json"),
             tuple(self.workspace.stages),

@@ -75,11 +75,13 @@ class Trainings(Selection):
     @cached_property
     def way(self) -> str:
         """The way whose finished network has the lowest loss on validation images; plain where they are equal."""
+        return min(self.losses, key=lambda name: self.losses[name])
 
-        def loss(name: str) -> float:
-            return finished(self.collapse_stage(self.best, self.ways[name]).path).calibrated_loss
-
-        return min(self.ways, key=loss)
+    @cached_property
+    def losses(self) -> dict[str, float]:
+        """Balanced loss on validation images of the network finished each way."""
+        stages = {name: self.collapse_stage(self.best, way) for name, way in self.ways.items()}
+        return {name: finished(stage.path).calibrated_loss for name, stage in stages.items()}
 
     @cached_property
     def _stages(self) -> dict[tuple[str, str, Way], Stage]:
