@@ -1,6 +1,9 @@
 """Swapout: Y = T1 * X + T2 * F(X) with Bernoulli masks (Singh, Hoiem, Forsyth, NIPS 2016, section 3)."""
 
-from collections.abc import Sequence
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +82,9 @@ class Swapout(nn.Module):
         """Return the joined stream, of the shape and dtype of its inputs."""
         if self.generator is None:
             return _sum(_expected(x, self._levels1), _expected(f, self._levels2))
+        fused = _fused(x, f) if self.per == "unit" and len(self._levels1) == len(self._levels2) == 1 else None
+        if fused is not None and {*self._levels1, *self._levels2} - {0, LEVELS}:
+            return fused(x, f, (self._levels1[0], self._levels2[0]), self.coupling, self.generator)
         if self.coupling == "independent" or set(self._levels1) <= {0, LEVELS}:
             return _sum(
                 _sampled(x, self._levels1, self.per, self.generator),
@@ -92,6 +98,21 @@ class Swapout(nn.Module):
     def extra_repr(self) -> str:
         """Show the two probabilities and what one draw decides."""
         return f"p1={self.p1}, p2={self.p2}, per={self.per}, coupling={self.coupling}"
+
+
+Join = Callable[[Tensor, Tensor, tuple[int, int], Coupling, torch.Generator], Tensor]
+
+
+@cache
+def _kernel() -> Join | None:
+    return importlib.import_module("factory.swapout.fused").join if importlib.util.find_spec("triton") else None
+
+
+def _fused(x: Tensor, f: Tensor) -> Join | None:
+    """The join in one kernel where there is one for such tensors: on a GPU, with triton."""
+    if not x.is_cuda or x.dtype != f.dtype or x.itemsize > 4 or x.numel() >= 2**31 - 1024:
+        return None
+    return _kernel()
 
 
 def _probability(levels: tuple[int, ...]) -> Probability:

@@ -134,8 +134,8 @@ class _Walk:
                 return _pads_zeros(node)
             case "getitem":
                 return flat or _slices_channels(node)
-            case "truediv" | "div" | "neg":
-                return True
+            case "truediv" | "div":
+                return isinstance(node.args[0], fx.Node) and not node.kwargs
             case _:
                 return name in RESHAPES and (flat or _keeps_channels(node, name))
 
@@ -201,7 +201,7 @@ def _keeps_channels(node: fx.Node, name: str) -> bool:
             return rest == (1,)
         case "mean" | "sum":
             dims = rest[0] if rest and isinstance(rest[0], tuple | list) else rest[:1]
-            return {2, 3, -1, -2}.issuperset(dims) and len(dims) > 0
+            return {2, 3, 4}.issuperset(dims) and len(dims) > 0
         case "view" | "reshape":
             return rest[1:] == (-1,)
         case _:

@@ -25,7 +25,7 @@ def random_plan(rng: np.random.Generator) -> Plan:
         for _ in range(int(rng.integers(5))):
             genome = mutate(genome, rng, picture)
         shape = plan(genome, picture, int(rng.integers(2, 6)))
-        if count(shape).macs < 5e6:  # what a test has time for
+        if count(shape).macs < 2e6:  # what a test has time for
             return shape
 
 

@@ -182,11 +182,10 @@ def test_a_retrofitted_network_collapses_to_the_operations_it_had(name: str) -> 
 def test_probabilities_may_differ_by_channel(name: str) -> None:
     torch.manual_seed(0)
     found = swapout(lived(NETWORKS[name][0]()), NOISE)
-    for number, join in enumerate([m for m in found.modules() if isinstance(m, Swapout)]):
+    for number in range(4):
         width = 8 if number < 2 else 12
         p1, p2 = (torch.linspace(low, 1, width).roll(number).tolist() for low in (0.3, 0.2))
         setattr(found, f"swapout_{number}", Swapout(p1, p2, "channel"))
-        assert join is not getattr(found, f"swapout_{number}")
     if name == "group-norm":
         with pytest.raises(NotCollapsible, match="a GroupNorm reads channels of different scale"):
             collapse(found)
@@ -224,7 +223,6 @@ def test_a_retrofitted_network_trains_with_masks_and_leaves_the_original_alone()
     one.sum().backward()
     assert all(p.grad is not None for p in found.parameters())
     sample_with(found, None)
-    assert found[1].running_mean.abs().sum() > 0 if isinstance(found, nn.Sequential) else True
     assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
 
 
@@ -289,6 +287,13 @@ class Tie(nn.Module):
         return self.head(self.one(x) + self.two(x))  # type: ignore[no-any-return]
 
 
+class Reciprocal(Branch):
+    """What is divided by the stream has the inverse scale; not a thing to guess at."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(1 / (x + self.branch(x)))  # type: ignore[no-any-return]
+
+
 def tied() -> nn.Module:
     found = Branch(nn.Conv2d(3, 3, 1))
     assert isinstance(found.branch, nn.Conv2d)
@@ -307,6 +312,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Branch(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid())),
         "adds two paths of different scale, and neither ends in weights of its own",
     ),
+    "reciprocal": (lambda: Reciprocal(nn.Conv2d(3, 3, 1)), "truediv does not pass on the scale"),
     "shared weight": (tied, "share a weight, and the collapse would change one of them"),
     "no graph": (Depends, "Depends has no fixed graph"),
     "functional dropout": (Functional, "Functional has another graph in training: use layers such as nn.Dropout"),
