@@ -17,7 +17,7 @@ setup: .venv/.complete
 	touch $@
 
 test: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[ray]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[ray,teacher]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
