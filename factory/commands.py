@@ -37,13 +37,29 @@ def _plain_errors() -> Iterator[None]:
         sys.exit(EnvironmentLacks.exit_code)
 
 
+@contextmanager
+def _together() -> Iterator[bool]:
+    """Join the processes that torchrun started, if it did; yields whether this one leads (`ranks.joined`)."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torch takes long to import
+        yield True
+        return
+    from factory.training import ranks
+
+    with ranks.joined() as leader:
+        yield leader
+
+
 def command(function: F) -> F:
-    """Give a command the common handling of errors."""
+    """Give a command the common handling of errors, and of several processes: one does it, the others help to train.
+
+    `torchrun --standalone --nproc-per-node 2 -m factory.cli run LINE` starts two, whose trainings have the results of
+    one process with as many threads (torchrun sets OMP_NUM_THREADS to 1 unless it is set).
+    """
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with _plain_errors():
-            return function(*args, **kwargs)
+        with _plain_errors(), _together() as leader:
+            return function(*args, **kwargs) if leader else None
 
     return wrapped  # type: ignore[return-value]
 
@@ -86,12 +102,18 @@ def engine_options(function: F) -> F:
 
 
 def open_run(line: str, runs: Path, engine: Any = "processes", address: str | None = None) -> Any:
-    """Load a line's profile and open its run."""
+    """Load a line's profile and open its run.
+
+    Raises:
+        UsageError: if the profile is wrong, or its batches cannot be shared among the processes (`ranks.own`).
+    """
     from factory.engine import Workers
     from factory.pipeline import Run
     from factory.profiles import load_line
+    from factory.training import ranks
 
     profile, root = load_line(line)
+    ranks.own(profile.training.parts)
     return Run(profile, root, runs, Workers(engine, address))
 
 

@@ -33,7 +33,7 @@ from factory.training.metrics import balanced_accuracy, balanced_loss, temperatu
 from factory.training.pictures import Standard, to_device
 from factory.training.recipe import Recipe
 from factory.training.statistics import regather
-from factory.training.teaching import Teacher, Teaching
+from factory.training.teaching import Teaching
 from factory.workspace import read_json, write_json
 
 TOLERANCE: Final = 1e-10  # largest difference of a logit, relative to the largest logit, in float64
@@ -77,19 +77,23 @@ def cure_recipe(recipe: Recipe) -> Recipe:
     return replace(recipe, epochs=epochs, learning_rate=CURE_RATE * recipe.learning_rate, sampled=False, patience=0)
 
 
-def sampling_teacher(network: Network) -> Teacher:
-    """Let a copy of `network` teach by the mean of a few sampled passes; the masks depend on the rows asked for."""
-    sample_with(network, None)
-    teacher = copy.deepcopy(network).eval()
+class SamplingTeacher:
+    """Lets a copy of `network` teach by the mean of a few sampled passes; the masks depend on the rows asked for."""
+
+    def __init__(self, network: Network) -> None:
+        sample_with(network, None)
+        self.network = copy.deepcopy(network).cpu().eval()
 
     @torch.no_grad()
-    def answer(rows: Tensor, x: Tensor) -> Tensor:
-        seed = zlib.crc32(rows.cpu().numpy().tobytes())
-        sample_with(teacher.to(x.device), torch.Generator(x.device).manual_seed(seed))
-        total = sum((teacher(x).float().softmax(1) for _ in range(TEACHER_SAMPLES)), torch.zeros((), device=x.device))
+    def __call__(self, rows: Tensor, x: Tensor) -> Tensor:
+        """The logarithm of the mean probabilities (see `factory.training.teaching.Teacher`)."""
+        seed, network = zlib.crc32(rows.cpu().numpy().tobytes()), self.network.to(x.device)
+        sample_with(network, torch.Generator(x.device).manual_seed(seed))
+        total = sum((network(x).float().softmax(1) for _ in range(TEACHER_SAMPLES)), torch.zeros((), device=x.device))
         return (total / TEACHER_SAMPLES).log()
 
-    return answer
+    def __reduce__(self) -> tuple[type["SamplingTeacher"], tuple[Network]]:
+        return SamplingTeacher, (self.network.cpu(),)  # "cuda" is another GPU in another process
 
 
 def _cures(
@@ -107,7 +111,7 @@ def _cures(
         return
     base = renewed(copy.deepcopy(network))
     yield "re-estimated", base
-    gentle, distilled = cure_recipe(recipe), Teaching(sampling_teacher(network), temperature=1.0, weight=1.0)
+    gentle, distilled = cure_recipe(recipe), Teaching(SamplingTeacher(network), temperature=1.0, weight=1.0)
     for name, teaching in (("fine-tuned", None), ("distilled", distilled)):
         cured, checkpoint = copy.deepcopy(base), folder / f"{name}.checkpoint"
         fit(cured, data.train, data.val, norm, gentle, compute, checkpoint, on_epoch, teaching)

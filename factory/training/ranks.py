@@ -5,18 +5,24 @@ that there is.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store
+from torch.distributed.rendezvous import rendezvous
 
 from export.runtime.errors import FactoryError, UsageError
 
 T = TypeVar("T")
 CPU: Final = torch.device("cpu")
+PATIENCE: Final = timedelta(days=365)  # the others wait while the leader searches, measures and exports
+LEFT: Final = "the leader has left"
 
 
 def size() -> int:
@@ -84,11 +90,32 @@ def invite(job: Callable[[], object]) -> None:
         _broadcast(job)
 
 
-def _serve() -> None:
+def _serve(store: Store) -> None:
     """Do what the leader invites to, until it has finished."""
-    while (job := _broadcast(None)) is not None:
-        with suppress(FactoryError):  # the leader meets the same, and tells it
-            job()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader decides what Ctrl-C means
+    try:
+        while (job := _broadcast(None)) is not None:
+            with suppress(FactoryError):  # the leader meets the same, and tells it
+                job()
+    except RuntimeError:  # what a lost connection raises
+        if not store.check([LEFT]):
+            raise
+
+
+def _backend() -> str:
+    """For what goes from host to host and from GPU to GPU; each process of a machine takes a GPU of its own."""
+    gpus, process = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    if not gpus:
+        return "gloo"
+    if process >= gpus:
+        raise UsageError(
+            "each process needs a GPU of its own",
+            expected=f"at most {gpus} processes on this machine",
+            found=os.environ["LOCAL_WORLD_SIZE"],
+            fix=f"give torchrun --nproc-per-node {gpus}",
+        )
+    torch.cuda.set_device(process)
+    return "cpu:gloo,cuda:nccl"
 
 
 @contextmanager
@@ -96,25 +123,34 @@ def joined() -> Iterator[bool]:
     """Join the processes that torchrun started; yields whether this one leads.
 
     The others are yielded to only when the leader is done: they have served it by then, and have nothing left to do.
-    Where the leader fails otherwise than by a `FactoryError`, torchrun ends the others.
+    They end well however the leader ends, so that what torchrun reports is the leader's exit code.
+
+    Raises:
+        UsageError: if there are more processes on a machine than GPUs, where it has any.
     """
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield True
         return
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
-    try:
-        if not leads():
-            _serve()
-            yield False
-            return
-        try:
-            yield True
-        except FactoryError:
-            _broadcast(None)
-            raise
-        _broadcast(None)
-    finally:
+    backend = _backend()
+    store, rank, size = next(rendezvous("env://"))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    if not leads():
+        _serve(store)
         dist.destroy_process_group()
+        yield False
+        return
+    try:
+        yield True
+    except (FactoryError, SystemExit):
+        _dismiss()
+        raise
+    except BaseException:
+        store.set(LEFT, "")  # the others may be amid a step, which breaks off when this process has ended
+        raise
+    _dismiss()
+
+
+def _dismiss() -> None:
+    """Let the others go, who wait to be invited."""
+    _broadcast(None)
+    dist.destroy_process_group()

@@ -21,6 +21,7 @@ from factory.training.finish import (
     EXPECTED,
     REESTIMATED,
     TEACHER_SAMPLES,
+    SamplingTeacher,
     cure,
     difference,
     finish,
@@ -29,7 +30,6 @@ from factory.training.finish import (
     load_with,
     ranges,
     reestimate,
-    sampling_teacher,
 )
 from factory.training.loop import fit
 from factory.training.metrics import balanced_accuracy, balanced_loss
@@ -182,7 +182,7 @@ def test_the_cures_help_a_network_trained_under_noise(fresh: Fresh, data_of: Dat
 def test_the_sampling_teacher_is_the_mean_of_passes_and_a_function_of_the_rows(fresh: Fresh) -> None:
     network = fresh()
     x, rows = torch.randn(6, 1, 24, 24, generator=torch.Generator().manual_seed(2)), torch.arange(6)
-    teacher = sampling_teacher(network)
+    teacher = SamplingTeacher(network)
     one, two, other = teacher(rows, x), teacher(rows, x), teacher(rows + 1, x)
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
