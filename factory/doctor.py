@@ -39,7 +39,9 @@ def _gpu() -> Finding:
 
     if not torch.cuda.is_available():
         return Finding("GPU", False, "torch sees none", "not needed: training then runs on the CPU")
-    return Finding("GPU", True, torch.cuda.get_device_name(0))
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    together = f"to train on all: torchrun --standalone --nproc-per-node {len(names)} -m factory.cli run LINE"
+    return Finding("GPU", True, ", ".join(names), together if len(names) > 1 else "")
 
 
 def _onnxruntimes() -> Finding:
@@ -71,13 +73,15 @@ def _import_name() -> Finding:
     )
 
 
-def _bfloat16() -> Finding:
+def _training() -> Finding:
     if importlib.util.find_spec("torch") is None:
         return Finding("training", False, "unknown without torch")
+    from factory.training import ranks
     from factory.training.compute import this_machine
 
     compute = this_machine()
-    return Finding("training", True, f"{compute.device}, {compute.dtype}, {compute.threads} threads")
+    found = f"{compute.device}, {compute.dtype}, {compute.threads} threads, {ranks.size()} processes"
+    return Finding("training", True, found)
 
 
 def examine() -> list[Finding]:
@@ -88,7 +92,7 @@ def examine() -> list[Finding]:
         _import_name(),
         _package("torch", "workstation", fatal=True),
         _gpu(),
-        _bfloat16(),
+        _training(),
         _package("onnx", "workstation", fatal=True),
         _onnxruntimes(),
         _package("tensorrt-rtx-cu13-bindings", "rtx", fatal=False),

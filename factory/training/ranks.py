@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import Store
 from torch.distributed.rendezvous import rendezvous
 
 from export.runtime.errors import FactoryError, UsageError
@@ -56,9 +55,9 @@ def gathered(vector: Tensor) -> list[Tensor]:
     """The vectors of all processes, in the order of their ranks."""
     if size() == 1:
         return [vector]
-    everyone = vector.new_empty(size() * len(vector))
-    dist.all_gather_into_tensor(everyone, vector)
-    return list(everyone.view(size(), -1))
+    everyone = [torch.empty_like(vector) for _ in range(size())]
+    dist.all_gather(everyone, vector)
+    return everyone
 
 
 def anywhere(happened: bool) -> bool:
@@ -90,7 +89,7 @@ def invite(job: Callable[[], object]) -> None:
         _broadcast(job)
 
 
-def _serve(store: Store) -> None:
+def _serve(store: dist.Store) -> None:  # type: ignore[name-defined]
     """Do what the leader invites to, until it has finished."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader decides what Ctrl-C means
     try:

@@ -1,4 +1,5 @@
 import copy
+import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,8 @@ def test_the_sampling_teacher_is_the_mean_of_passes_and_a_function_of_the_rows(f
     with torch.no_grad():
         passes = torch.stack([network(x).softmax(1) for _ in range(TEACHER_SAMPLES)])
     torch.testing.assert_close(one.exp(), passes.mean(0))
+    sent = pickle.loads(pickle.dumps(teacher))  # noqa: S301 - to another process
+    assert torch.equal(sent(rows, x), one)
 
 
 def test_the_ranges_are_the_largest_values_behind_each_block(fresh: Fresh, data_of: DataOf) -> None:

@@ -3,7 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from export.runtime.errors import UsageError
 from factory.training import ranks
 from factory.workspace import read_json
 from tests.factory.training import two_ranks
@@ -25,6 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
     two_ranks.run(root / "one")
     return root / "one", root / "two"
 
@@ -51,11 +54,15 @@ def test_the_jobs_show_what_they_are_there_for(folders: tuple[Path, Path]) -> No
     assert (one / "two parts.safetensors").read_bytes() != (one / "taught.safetensors").read_bytes()
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused_and_all_processes_end(folders: tuple[Path, Path]) -> None:
+def test_a_batch_that_cannot_be_shared_out_is_refused(folders: tuple[Path, Path]) -> None:
     _, two = folders
     text = (two / "refused.txt").read_text(encoding="utf-8")
     assert "a multiple of 2, the number of processes, found 1" in text and "set training.parts" in text
-    assert (two / "left leader").exists() and (two / "left other").exists()
+
+
+def test_the_others_end_in_silence_when_the_leader_breaks_off(folders: tuple[Path, Path]) -> None:
+    _, two = folders
+    assert all((two / name).exists() for name in ("broken off", "left leader", "left other"))
 
 
 def test_alone_a_process_leads_and_does_everything() -> None:
@@ -64,3 +71,12 @@ def test_alone_a_process_leads_and_does_everything() -> None:
     assert (ranks.size(), ranks.leads(), ranks.own(3)) == (1, True, range(3))
     assert ranks.told(lambda: 5) == 5
     assert [ranks.anywhere(happened) for happened in (True, False)] == [True, False]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchrun = {"TORCHELASTIC_RUN_ID": "one", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="at most 1 processes on this machine, found 2"), ranks.joined():
+        pass

@@ -15,6 +15,7 @@ from factory.profiles import Augmentation
 from factory.spaces.network import build
 from factory.spaces.plan import Input
 from factory.spaces.residual import parse, plan
+from factory.swapout.schedule import Noise, Schedule
 from factory.training import ranks
 from factory.training.checkpoint import Progress
 from factory.training.compute import Compute
@@ -26,6 +27,7 @@ from factory.training.teaching import Teaching, fixed
 from factory.workspace import write_json
 
 GENOME = "stem_w8_s2-basic_w8_d2_k3_e1_s1-basic_w16_d1_k3_e1_s2"
+NOISE = Noise.swapout(Schedule.per_block((1.0, 0.75, 0.5)))
 JOBS: dict[str, dict[str, object]] = {
     "two parts": {"parts": 2},
     "four parts, averaged": {"parts": 4, "averaging": 0.9, "patience": 2, "learning_rate": 1.0, "epochs": 12},
@@ -64,7 +66,7 @@ def run(folder: Path) -> None:
     train, val = part(50, 0), part(20, 1)
     for name, changes in JOBS.items():
         torch.manual_seed(0)
-        network: nn.Module = build(plan(parse(GENOME), Input(16, 16, 1), 2), (1.0, 0.75, 0.5))
+        network: nn.Module = build(plan(parse(GENOME), Input(16, 16, 1), 2), NOISE)
         network = Narrow(network) if name == "short of memory" else network
         usual = {"epochs": 4, "learning_rate": 0.1}
         recipe = Recipe(
@@ -97,22 +99,47 @@ def run(folder: Path) -> None:
         save_file({n: t.contiguous() for n, t in network.state_dict().items()}, folder / f"{name}.safetensors")
 
 
+class BrokenOffError(Exception):
+    """Stands for a full disk, Ctrl-C, a mistake: the leader leaves amid a training that the others are at."""
+
+
+def broken_off(folder: Path, parts: int) -> None:
+    """A training that the leader breaks off after an epoch."""
+
+    def on_epoch(_: Progress) -> None:
+        raise BrokenOffError
+
+    recipe = Recipe(9, 16, 0.1, 0.0, 0.0, False, Augmentation(), 0, parts=parts)
+    network = build(plan(parse(GENOME), Input(16, 16, 1), 2))
+    train, val = part(50, 0), part(20, 1)
+    fit(
+        network,
+        train,
+        val,
+        standard(train.images),
+        recipe,
+        Compute("cpu", "float32", 1),
+        folder / "broken off.checkpoint",
+        on_epoch,
+    )
+
+
 def refused(folder: Path) -> None:
     """What a training says that cannot be shared out."""
-    recipe = Recipe(1, 16, 0.1, 0.0, 0.0, False, Augmentation(), 0)
-    network = build(plan(parse(GENOME), Input(16, 16, 1), 2))
     try:
-        fit(
-            network, part(50, 0), part(20, 1), standard(part(50, 0).images), recipe, Compute("cpu", "float32", 1),
-            folder / "refused", lambda _: None,
-        )  # fmt: skip
+        broken_off(folder, 1)
     except UsageError as error:
         (folder / "refused.txt").write_text(str(error), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    with ranks.joined() as leader:
-        if leader:
-            run(Path(sys.argv[1]))
-            refused(Path(sys.argv[1]))
-    (Path(sys.argv[1]) / f"left {'leader' if leader else 'other'}").touch()
+    place, leads = Path(sys.argv[1]), False
+    try:
+        with ranks.joined() as leads:
+            if leads:
+                run(place)
+                refused(place)
+                broken_off(place, 2)
+    except BrokenOffError:
+        (place / "broken off").touch()
+    (place / f"left {'leader' if leads else 'other'}").touch()
