@@ -66,12 +66,13 @@ def arms(stages: Sequence[int], seed: int) -> dict[str, SwapoutSettings]:
         "SkipForward, 0.9 to 0.5": _schedule(method="skip-forward", stream={"linear": (0.9, 0.5)}),
     }
     rng, number = np.random.default_rng(seed), len(set(stages))
-    for _ in range(SEARCHED):
+    wanted = len(found) + (SEARCHED if number else 0)
+    while len(found) < wanted:
         drawn = {name: tuple(float(v) for v in rng.choice(LEVELS, number)) for name in ("stream", "branch")}
         text = " and ".join("/".join(f"{v:g}" for v in values) for values in drawn.values())
-        found[f"Swapout by stage, {text}"] = _schedule(
-            method="swapout", **{name: {"stages": values} for name, values in drawn.items()}
-        )
+        schedule = _schedule(method="swapout", **{name: {"stages": values} for name, values in drawn.items()})
+        if not schedule.noise.silent:  # which would be a second plain network
+            found[f"Swapout by stage, {text}"] = schedule
     return found
 
 
@@ -83,6 +84,10 @@ def part_images(part: Part, share: float, seed: int) -> tuple[Part, Part]:
     """
     try:
         rows = train_test_split(np.arange(len(part.labels)), train_size=share, random_state=seed, stratify=part.labels)
+        for own, what in zip(rows, ("trains", "judges"), strict=True):
+            lost = np.setdiff1d(part.labels, part.labels[own])
+            if len(lost):  # of a class of few images, the rounded share may be none or all
+                raise ValueError(f"of the {np.sum(part.labels == lost[0])} images of class {lost[0]} none {what}")
     except ValueError as error:
         raise UsageError(
             f"the training images cannot be parted: {error}", fix="choose a --fraction nearer 0.7, or add images"
