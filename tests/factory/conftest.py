@@ -36,7 +36,7 @@ def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def line_of() -> Callable[..., LineProfile]:
     """Build a line profile: a small valid one, with tables given by keyword laid over its own."""
 
@@ -71,7 +71,7 @@ def _part(rng: np.random.Generator, count: int, classes: int, side: int, channel
     return Part(images, labels, names, tuple(f"class {label}" for label in labels))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_of() -> Callable[..., Dataset]:
     """Build a data set in memory that a small network can learn."""
 
