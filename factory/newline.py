@@ -1,6 +1,7 @@
 """Line profiles that the tool writes: a commented one from a folder of images, and a pilot's word into one."""
 
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Comment, Table, Whitespace
 
 from export.runtime import image
 from export.runtime.errors import ImageRefused, UsageError
@@ -180,22 +183,61 @@ def _text(name: str, images: Path, items: list[Item], good: str | None, device: 
     )
 
 
-def write_swapout(line: str, settings: Mapping[str, Any]) -> Path:
-    """Write `settings` as the table training.swapout into the profile of `line`, all else left as it stands.
+def _loose_end(table: Table) -> list[Comment | Whitespace]:
+    """Take away the comments and blank lines behind the last key: they belong to what follows in the file."""
+    body = table.value.body
+    if body and isinstance(body[-1][1], Table):
+        return _loose_end(body[-1][1])
+    last = max((place for place, (key, _) in enumerate(body) if key is not None), default=-1)
+    end = [item for _, item in body[last + 1 :] if isinstance(item, Comment | Whitespace)]
+    del body[last + 1 :]
+    return end
+
+
+def _with_swapout(text: str, settings: Mapping[str, Any]) -> str:
+    """A profile with `settings` as its table training.swapout.
 
     Raises:
-        UsageError: if the profile would not be valid with them; it is then left alone.
+        ValueError: if training is no table that can have one.
     """
-    path = find_profile(line, "lines")
-    before = path.read_bytes()
-    document = tomlkit.parse(before.decode())
-    table = tomlkit.table()
+    document, table = tomlkit.parse(text), tomlkit.table()
     for key, value in settings.items():
         inline = tomlkit.inline_table()
         table[key] = inline.update(value) or inline if isinstance(value, Mapping) else value
     training: Any = document.setdefault("training", tomlkit.table())
+    before = training.get("swapout")
+    if not (isinstance(before, Table) and before.display_name):  # no header of its own: the new table comes last
+        before = training
+    for item in _loose_end(before) if isinstance(before, Table) else ():
+        table.add(item)
     training["swapout"] = table
-    write_atomic(path, tomlkit.dumps(document).encode())
+    return tomlkit.dumps(document)
+
+
+def write_swapout(line: str, settings: Mapping[str, Any]) -> Path:
+    """Write `settings`, JSON values, as the table training.swapout into the profile of `line`; all else stays.
+
+    Raises:
+        UsageError: if the profile would not be valid with them, or has no table that can be edited; it is then left
+            alone.
+    """
+    path = find_profile(line, "lines")
+    load_line(str(path))
+    before = path.read_bytes()
+    wanted = tomllib.loads(before.decode())
+    wanted["training"] = {**wanted.get("training", {}), "swapout": settings}
+    try:
+        after = _with_swapout(before.decode(), settings)
+        edited = tomllib.loads(after) == wanted
+    except (ValueError, TOMLKitError):
+        edited = False
+    if not edited:
+        raise UsageError(
+            f"{path}: training.swapout cannot be written there",
+            expected="a table under the header [training]",
+            fix=f"write training so, or write the settings yourself: {dict(settings)}",
+        )
+    write_atomic(path, after.encode())
     try:
         load_line(str(path))
     except UsageError:
