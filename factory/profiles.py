@@ -414,7 +414,10 @@ def load_line(name: str) -> tuple[LineProfile, Path]:
     line = _read(path, LineProfile)
     teacher = line.training.teacher
     if teacher is not None and teacher.kind.endswith(".pt2"):
-        beside = teacher.model_copy(update={"kind": str((path.parent / teacher.kind).resolve())})
+        program = (path.parent / teacher.kind).resolve()
+        if not program.is_file():  # told now, since it is opened only behind the other trainings
+            raise UsageError(f"{path}: training.teacher.kind: no file {program}", fix="put it there or name it rightly")
+        beside = teacher.model_copy(update={"kind": str(program)})
         line = line.model_copy(update={"training": line.training.model_copy(update={"teacher": beside})})
     return line, (path.parent / line.images.root).resolve()
 

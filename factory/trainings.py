@@ -205,7 +205,7 @@ class Trainings(Selection):
         def program() -> Expert:
             return opened(path, self.line.input, self.classes, self.compute)
 
-        return Source(self.data, program, {"file": sha256(path.read_bytes()) if path.is_file() else None})
+        return Source(self.data, program, {"file": sha256(path.read_bytes())})
 
     def _pretrained(self) -> Source:
         settings, training = self._teacher, self.line.training

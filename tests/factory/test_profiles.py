@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from export.runtime.errors import UsageError
-from factory.profiles import SHIPPED, available, load_device, load_line
+from factory.profiles import SHIPPED, TeacherSettings, available, load_device, load_line
 from factory.swapout.schedule import Noise, Schedule
 
 LINE = """\
@@ -46,6 +46,7 @@ def test_a_line_profile_is_read_with_its_defaults_and_its_root_beside_it(tmp_pat
     assert line.classes.labels == ("good", "scratch")
     assert line.images.split == (0.6, 0.2, 0.2)
     assert line.training.swapout.noise == Noise.swapout(Schedule.linear(1.0, 0.5))
+    assert line.training.teacher is None
     assert not (line.training.augmentation.flip_horizontal or line.training.augmentation.quarter_turns)
 
 
@@ -81,6 +82,28 @@ def test_a_line_may_limit_its_space_and_the_order_of_a_list_says_nothing(tmp_pat
 def test_the_noise_of_the_training_is_the_profiles(text: str, noise: Noise, tmp_path: Path) -> None:
     line, _ = load_line(written(tmp_path, LINE + "[training.swapout]\n" + text))
     assert line.training.swapout.noise == noise
+
+
+@pytest.mark.parametrize("kind", ["lite0", "lite1", "lite2", "samples", "shortlist"])
+def test_a_teacher_is_named_by_its_kind(tmp_path: Path, kind: str) -> None:
+    line, _ = load_line(written(tmp_path, LINE + f'[training.teacher]\nkind = "{kind}"\n'))
+    assert line.training.teacher == TeacherSettings(kind=kind, epochs=8, side=None)
+    line, _ = load_line(written(tmp_path, LINE + "[training.teacher]\nside = 64\n"))
+    assert line.training.teacher == TeacherSettings(kind="lite0", epochs=8, side=64)
+
+
+def test_a_teacher_that_is_a_file_lies_beside_the_profile_whatever_the_working_folder(tmp_path: Path) -> None:
+    far = tmp_path / "far" / "own.pt2"
+    for kind, place in (("nets/own.pt2", tmp_path / "lines" / "nets" / "own.pt2"), (str(far), far)):
+        place.parent.mkdir(parents=True)
+        path = written(tmp_path / "lines", LINE + f'[training.teacher]\nkind = "{kind}"\n')
+        with pytest.raises(UsageError) as caught:
+            load_line(path)
+        for said in (path, "training.teacher.kind", str(place)):
+            assert said in str(caught.value)
+        place.write_bytes(b"")
+        line, _ = load_line(path)
+        assert line.training.teacher is not None and line.training.teacher.kind == str(place)
 
 
 def test_an_absolute_root_stays_as_it_is(tmp_path: Path) -> None:
@@ -147,6 +170,9 @@ def test_the_shipped_profiles_are_the_ones_the_project_promises() -> None:
             "[budget]",
             '[training.swapout]\nmethod = "feed-forward"\n[budget]',
             "training.swapout.method: input should be 'plain', 'dropout', 'stochastic-depth'",
+        ),
+            "[training.swapout]\nstraem = { constant = 0.9 }\n[budget]",
+            "training.swapout.straem: unknown key; did you mean 'stream'?",
         ),
         (
             "latency_ms = 1",
@@ -228,6 +254,24 @@ def test_the_shipped_profiles_are_the_ones_the_project_promises() -> None:
             "space.kernels: the list is empty; choose from [3, 5], or leave it out to allow them all",
         ),
         ("[budget]", "[space]\nwidth = [8]\n[budget]", "space.width: unknown key; did you mean 'widths'?"),
+        ("[budget]", '[training.teacher]\nkind = "lite3"\n[budget]', "training.teacher.kind: string should match"),
+        ("[budget]", '[training.teacher]\nkind = "net.pth"\n[budget]', "training.teacher.kind: string should match"),
+        ("[budget]", '[training.teacher]\nkind = ".pt2"\n[budget]', "training.teacher.kind: string should match"),
+        (
+            "[budget]",
+            "[training.teacher]\nepochs = 0\n[budget]",
+            "training.teacher.epochs: input should be greater than or equal to 1 (allowed: >= 1 and <= 1000), found 0",
+        ),
+        (
+            "[budget]",
+            "[training.teacher]\nside = 16\n[budget]",
+            "training.teacher.side: input should be greater than or equal to 32 (allowed: >= 32 and <= 1024), found 16",
+        ),
+        (
+            "[budget]",
+            "[training.teacher]\nsize = 64\n[budget]",
+            "training.teacher.size: unknown key; did you mean 'side'?",
+        ),
     ],
 )
 def test_a_wrong_line_profile_is_refused_by_file_key_and_what_is_allowed(

@@ -205,7 +205,10 @@ def test_a_noise_is_recommended_when_its_whole_interval_is_a_gain() -> None:
         (verdict("dropout", 0.4, (0.1, -0.01, 0.18), (0.01, -0.01, 0.03)), "lowers the loss"),
         (verdict("dropout", 0.4, (0.1, 0.0, 0.18), (0.01, -0.01, 0.03)), "lowers the loss"),
         (verdict("dropout", 0.4, (0.1, 0.02, 0.18), (-0.02, -0.03, -0.01)), "-2.0 points"),
-        (verdict("dropout", 0.6, (-0.1, -0.18, -0.02), (0.0, -0.01, 0.01)), "raises the loss on unseen images by 0.100"),
+        (
+            verdict("dropout", 0.6, (-0.1, -0.18, -0.02), (0.0, -0.01, 0.01)),
+            "raises the loss on unseen images by 0.100",
+        ),
     ],
 )
 def test_a_gain_that_is_not_sure_or_costs_accuracy_leaves_the_training_plain(row: Verdict, said: str) -> None:
