@@ -131,7 +131,9 @@ class Groundwork:
     def _audit_inputs(self) -> dict[str, Any]:
         return self._candidate_inputs() | {
             "settings": self.line.search.model_dump(mode="json", include={"repeats", "seed"}),
-            "training": self.line.training.model_dump(mode="json", exclude={"epochs", "short_epochs", "swapout"}),
+            "training": self.line.training.model_dump(
+                mode="json", exclude={"epochs", "short_epochs", "swapout", "teacher"}
+            ),
             "compute": replace(self.compute, threads=1).as_json(),
         }
 

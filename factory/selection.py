@@ -58,7 +58,7 @@ class Selection(Groundwork):
             "data": self.data_stage.result,
             "search": self.search_stage.result,
             "shortlist": settings.shortlist,
-            "training": training.model_dump(mode="json", exclude={"epochs", "swapout"}),
+            "training": training.model_dump(mode="json", exclude={"epochs", "swapout", "teacher"}),
             "compute": self.compute.as_json(),
         }
 
@@ -88,7 +88,9 @@ class Selection(Groundwork):
         return {
             "data": self.data_stage.result,
             "shortlist": self.shortlist_stage.result,
-            "training": self.line.training.model_dump(mode="json", exclude={"epochs", "short_epochs", "swapout"}),
+            "training": self.line.training.model_dump(
+                mode="json", exclude={"epochs", "short_epochs", "swapout", "teacher"}
+            ),
             "compute": replace(self.compute, threads=1).as_json(),
         }
 
