@@ -171,6 +171,8 @@ def test_the_shipped_profiles_are_the_ones_the_project_promises() -> None:
             '[training.swapout]\nmethod = "feed-forward"\n[budget]',
             "training.swapout.method: input should be 'plain', 'dropout', 'stochastic-depth'",
         ),
+        (
+            "[budget]",
             "[training.swapout]\nstraem = { constant = 0.9 }\n[budget]",
             "training.swapout.straem: unknown key; did you mean 'stream'?",
         ),
