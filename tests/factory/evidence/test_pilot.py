@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from export.runtime.errors import UsageError
 from factory.data.dataset import Dataset
-from factory.engine import Engine, Serial, engine
+from factory.engine import Engine, Serial
+from factory.engine.processes import Processes
 from factory.evidence.pilot import (
     ANSWERS,
     KEPT,
@@ -281,15 +282,18 @@ def test_a_killed_pilot_goes_on_from_its_answers_and_ends_the_same(
     assert {key: own["logits"] for key, own in after.items()} == {key: own["logits"] for key, own in before}
 
 
-def test_other_processes_give_the_answers_of_this_one(
+def test_another_process_gives_the_answers_of_this_one(
     attempt: Attempt, piloted: tuple[Path, dict[str, Any], list[int]]
 ) -> None:
     answers = json.loads((piloted[0] / ANSWERS).read_text())
     jobs = [("Swapout, 1 to 0.8", 0), (PLAIN, 1), ("stochastic depth, 1 to 0.8", 0)]
-    with engine("processes", 2, None) as workers:
+    workers = Processes(1)
+    try:
         for (name, seed), answer in zip(jobs, workers.map(attempt, jobs), strict=True):
             assert answer["logits"] == answers[f"{name} #{seed}"]["logits"]
             assert answer["cure"] == answers[f"{name} #{seed}"]["cure"]
+    finally:
+        workers.stop()
 
 
 def test_seed_and_noise_alone_tell_an_answer(attempt: Attempt) -> None:
