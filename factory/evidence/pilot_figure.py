@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from factory.report.style import BLUE, HALF, INK, MUTED, STYLE, VERMILION, shorten, to_svg_file
 
@@ -19,11 +20,11 @@ def pilot_figure(document: Mapping[str, Any]) -> str:
 def panels(document: Mapping[str, Any]) -> Figure:
     """The first seed's losses of all arms beside the judged gains of those that went on."""
     first, judged = document["first"], document["judged"]
-    figure = Figure(figsize=(1.9 * HALF, 0.36 * len(first) + 1.5))
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
+    figure = Figure(figsize=(2 * HALF, 0.36 * len(first) + 1.5))
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1))
     _losses(left, first, [row["name"] for row in judged])
-    _gains(middle, judged[1:], "loss_gain", 1.0, "loss saved on unseen images")
-    _gains(right, judged[1:], "accuracy_gain", 100.0, "balanced accuracy gained (points)")
+    _gains(middle, judged[1:], "loss_gain", 1.0, "loss saved")
+    _gains(right, judged[1:], "accuracy_gain", 100.0, "accuracy gained (points)")
     right.tick_params(labelleft=False)
     left.set_title("First seed: who goes on")
     middle.set_title(f"{document['seeds']} further seeds, 95 % intervals")
@@ -55,4 +56,5 @@ def _gains(axes: Axes, judged: list[dict[str, Any]], field: str, scale: float, n
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_ylim(-0.6, len(judged) - 0.4)
     axes.set_xlabel(named)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.1)
