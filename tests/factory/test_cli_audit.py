@@ -16,9 +16,10 @@ from factory import progress
 from factory.cli_audit import audit
 from factory.engine import Workers
 from factory.evidence import auditing, choice, rows
-from factory.page import run_report
+from factory.page import Aside, run_report
 from factory.pipeline import Run
 from factory.profiles import load_line
+from factory.training.robustness import load_robustness
 from factory.workspace import Workspace, read_json, sha256
 from tests.conftest import Finished
 from tests.tiny import factory, make_line
@@ -151,10 +152,12 @@ def test_the_search_goes_by_the_largest_audit_unless_the_profile_says_paper(
 def test_the_report_says_what_the_audit_found_or_that_there_was_none(
     finished: Finished, document: dict[str, Any]
 ) -> None:
-    results = Run(*load_line(str(finished.profile)), finished.runs, say=lambda _: None).results
-    assert any(note.startswith(document["sentence"]) for note in run_report(results, document, None).notes)
+    run = Run(*load_line(str(finished.profile)), finished.runs, say=lambda _: None)
+    results, studied = run.results, load_robustness(run.robustness_stage.path)
+    notes = run_report(results, Aside(document, None, studied), None).notes
+    assert any(note.startswith(document["sentence"]) for note in notes)
     advice = "No audit was made: factory audit LINE --nets 24 measures how far the score can be trusted here."
-    assert advice in run_report(results, None, None).notes
+    assert advice in run_report(results, Aside(None, None, studied), None).notes
     assert "No audit was made" in Path(finished.document["report"]).read_text(encoding="utf-8")
 
 

@@ -2,6 +2,7 @@ from html import unescape
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from factory.evidence.pilot_figure import panels, pilot_figure
@@ -40,7 +41,7 @@ def test_the_same_document_is_the_same_file() -> None:
 
 def test_points_lie_where_the_document_says_and_only_what_was_judged_has_a_gain() -> None:
     left, middle, right = panels(document()).axes
-    assert left.collections[0].get_offsets()[:, 0].tolist() == sorted(FIRST.values(), reverse=True)  # type: ignore[index]
+    assert np.asarray(left.collections[0].get_offsets())[:, 0].tolist() == sorted(FIRST.values(), reverse=True)
     assert [label.get_text() for label in middle.get_yticklabels()] == list(reversed(GAINS))
     intervals = [line for line in middle.get_lines() if len(set(line.get_xdata())) == 2]  # type: ignore[arg-type]
     assert [list(line.get_xdata()) for line in intervals] == [[-0.05, -0.01], [0.01, 0.05]]  # type: ignore[arg-type]

@@ -65,16 +65,12 @@ def test_training_does_not_move_the_global_generator(
 
 
 def test_keep_probabilities_follow_the_profile_over_depth(shape: Plan) -> None:
-    assert probabilities(with_swapout(shape, SwapoutSettings())) == [(1.0, 1.0), (0.75, 0.75), (0.5, 0.5)]
-    lists = SwapoutSettings(stream=ScheduleSettings(stages=(1.0, 0.5)), branch=ScheduleSettings(constant=0.25))
-    assert probabilities(with_swapout(shape, lists)) == [(1.0, 0.25), (1.0, 0.25), (0.5, 0.25)]
-    assert probabilities(with_swapout(shape, SwapoutSettings(method="plain"))) == [(1.0, 1.0)] * 3
-
-
-def test_a_schedule_that_does_not_fit_the_network_is_refused(shape: Plan) -> None:
-    said = "training.swapout: Swapout probabilities for 3 residual blocks: expected 3 values, found 2. a constant"
-    with pytest.raises(UsageError, match=said):
-        with_swapout(shape, SwapoutSettings(stream=ScheduleSettings(blocks=(1.0, 0.5))))
+    network = with_swapout(shape, SwapoutSettings())
+    assert probabilities(network) == [(1.0, 1.0), (0.75, 0.75), (0.5, 0.5)]
+    settings = SwapoutSettings(method="stochastic-depth", branch=ScheduleSettings(blocks=(1.0, 0.875, 0.625)))
+    assert probabilities(with_swapout(shape, settings)) == [(1.0, 1.0), (1.0, 0.875), (1.0, 0.625)]
+    with pytest.raises(UsageError, match=r"training\.swapout: .*expected 3 values, found 2"):
+        with_swapout(shape, SwapoutSettings(stream=ScheduleSettings(blocks=(1.0, 0.9))))
 
 
 NEW = ("averaging", "patience", "parts")
