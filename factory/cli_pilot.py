@@ -16,7 +16,7 @@ from factory.commands import command, emit, engine_options, json_option, line_ar
     show_default=True,
     help="Share of the training images that trains; the others judge.",
 )
-@click.option("--seeds", type=click.IntRange(2, 50), default=3, show_default=True, help="Trainings that judge an arm.")
+@click.option("--seeds", type=click.IntRange(2, 50), default=5, show_default=True, help="Trainings that judge an arm.")
 @click.option("--epochs", type=click.IntRange(1), help="Of each training; else training.epochs, as the full one.")
 @click.option("--apply", is_flag=True, help="Write the recommendation into the profile.")
 @runs_option
