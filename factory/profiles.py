@@ -249,6 +249,12 @@ class TrainingSettings(_Table):
     teacher: TeacherSettings | None = None
     augmentation: Augmentation = Augmentation()
 
+    @model_validator(mode="after")
+    def _samples_need_noise(self) -> "TrainingSettings":
+        if self.teacher is not None and self.teacher.kind == "samples" and self.swapout.noise.silent:
+            raise ValueError("teacher.kind = 'samples' needs noise in training.swapout: all samples would be the same")
+        return self
+
 
 class AcceptanceLimits(_Table):
     """`escape_max` sets the operating threshold on validation; all limits are then judged on the test images."""

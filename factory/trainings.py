@@ -16,7 +16,7 @@ from factory.training import modes
 from factory.training.checkpoint import Progress
 from factory.training.finish import CURES, REESTIMATED, cure_recipe, finish, finished, load_plain, load_with
 from factory.training.full import load_trained, recipe_of, train, with_swapout
-from factory.training.pretrained import IMAGENET, NATIVE, finetune, load_finetuned, picture_for
+from factory.training.pretrained import IMAGENET, NATIVE, Kind, finetune, load_finetuned, picture_for, wheels
 from factory.training.program import opened
 from factory.training.teacher import Expert, load_answers, of_network, sampled, together
 from factory.training.tuition import TRIED, compare_lessons, lessons, settle, settled
@@ -59,6 +59,10 @@ def _counted(update: progress.Update) -> Callable[[Progress], None]:
     return lambda p: update(next(done), f"loss {p.history[-1]['loss']:.3f}")
 
 
+def _pretrained_kind(teacher: TeacherSettings) -> Kind | None:
+    return next((kind for kind in NATIVE if kind == teacher.kind), None)
+
+
 class Trainings(Selection):
     """The stages from the chosen genome to its finished networks."""
 
@@ -69,6 +73,8 @@ class Trainings(Selection):
         if not training.swapout.noise.silent:
             found["swapout"] = Way(training.swapout)
         if training.teacher is not None:
+            if (kind := _pretrained_kind(training.teacher)) is not None:
+                wheels(kind)  # fails before the work, not behind it
             found["taught"] = Way(NO_NOISE, taught=True)
         return found
 
@@ -180,8 +186,8 @@ class Trainings(Selection):
     @cached_property
     def _source(self) -> Source:
         kind = self._teacher.kind
-        if kind in NATIVE:
-            return self._pretrained()
+        if (lite := _pretrained_kind(self._teacher)) is not None:
+            return self._pretrained(lite)
         if kind == "samples":
             way = Way(self.line.training.swapout)
             trained, plan = self.train_stage(self.best, way), self.plan(self.best)
@@ -207,9 +213,8 @@ class Trainings(Selection):
 
         return Source(self.data, program, {"file": sha256(path.read_bytes())})
 
-    def _pretrained(self) -> Source:
+    def _pretrained(self, kind: Kind) -> Source:
         settings, training = self._teacher, self.line.training
-        kind = next(known for known in NATIVE if known == settings.kind)
         sizes = read_json(self.data_stage.path / "check.json")["sizes"]
         width, height = map(int, next(iter(sizes)).split("x"))
         picture = picture_for(self.line.input, (height, width), settings.side)

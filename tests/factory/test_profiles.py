@@ -177,6 +177,11 @@ def test_the_shipped_profiles_are_the_ones_the_project_promises() -> None:
             "training.swapout.straem: unknown key; did you mean 'stream'?",
         ),
         (
+            "[budget]",
+            '[training.swapout]\nmethod = "plain"\n[training.teacher]\nkind = "samples"\n[budget]',
+            "training: teacher.kind = 'samples' needs noise in training.swapout",
+        ),
+        (
             "latency_ms = 1",
             'latency_ms = "1 ms"',
             "budget.latency_ms: input should be a valid number (allowed: > 0 and <= 10000), found '1 ms'",
