@@ -28,7 +28,7 @@ FLOORS = (
     {"search"},
     {"training"},
     {"cost", "spaces", "data"},
-    {"score", "swapout", "report", "profiles", "workspace", "progress", "engine"},
+    {"score", "swapout", "report", "profiles", "refusal", "workspace", "progress", "engine"},
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
