@@ -308,12 +308,6 @@ class DeviceProfile(_Table):
 Profile = TypeVar("Profile", LineProfile, DeviceProfile)
 
 
-def _table_in(annotation: Any) -> type[BaseModel] | None:
-    """The table that a field holds, or may hold; None if it holds a value."""
-    options = (annotation, *get_args(annotation))
-    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
-
-
 def _read(path: Path, model: type[Profile]) -> Profile:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

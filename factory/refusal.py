@@ -7,6 +7,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    """The table that a field holds, or may hold; None if it holds a value."""
+    options = (annotation, *get_args(annotation))
+    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
 def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Names allowed beside the last part of `path`."""
     for part in path[:-1]:
