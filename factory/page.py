@@ -12,12 +12,11 @@ from sklearn.metrics import confusion_matrix
 import factory
 from export.runtime.decision import decide, reject_scores, softmax
 from factory.evidence.advice import formula, scope
-from factory.evidence.pilot_figure import panels
+from factory.evidence.pilot_figure import pilot_svg
 from factory.handover import bundle_id_of, versions
 from factory.outcome import Results
 from factory.report import model as m
 from factory.report import page
-from factory.report.style import to_svg
 from factory.search.saturation import SATURATED
 from factory.training.modes import FINISHED, PLAIN
 from factory.training.tuition import ALONE, TAUGHT
@@ -244,7 +243,7 @@ def _training(results: Results, pilot: dict[str, Any] | None) -> m.Training:
     way = results.chosen.way
     mode = None if way.taught else PLAIN if way.swapout.noise.silent else FINISHED
     student = TAUGHT if way.taught else ALONE if way.swapout.noise.silent else None
-    drawn = None if pilot is None else (pilot["sentence"], to_svg(panels(pilot), "pilot", "Gains over no noise"))
+    drawn = None if pilot is None else (pilot["sentence"], pilot_svg(pilot))
     return m.Training(_ways(results.modes, mode), _ways(results.tuition, student), drawn)
 
 

@@ -1,20 +1,28 @@
 """The figure of a pilot: what the first seed said of every noise, and what the best gain over the plain network."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from factory.report.style import BLUE, HALF, INK, MUTED, STYLE, VERMILION, shorten, to_svg_file
+from factory.report.style import BLUE, HALF, INK, MUTED, STYLE, VERMILION, shorten, to_svg, to_svg_file
+
+DESCRIBED: Final = "What each noise gains over the plain network"
 
 
 @matplotlib.rc_context(STYLE)
 def pilot_figure(document: Mapping[str, Any]) -> str:
     """Draw the document of a pilot: the text of an SVG file."""
-    return to_svg_file(panels(document), "pilot", "What each noise gains over the plain network")
+    return to_svg_file(panels(document), "pilot", DESCRIBED)
+
+
+@matplotlib.rc_context(STYLE)
+def pilot_svg(document: Mapping[str, Any]) -> str:
+    """The same as an element of a page."""
+    return to_svg(panels(document), "pilot", DESCRIBED)
 
 
 def panels(document: Mapping[str, Any]) -> Figure:
