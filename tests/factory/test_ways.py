@@ -11,6 +11,7 @@ from click.testing import Result
 from torch import nn
 from torch.export import Dim
 
+from factory.evidence.pilot import KEPT
 from factory.profiles import load_line
 from factory.spaces.plan import Input
 from factory.spaces.residual import parse, plan
@@ -104,7 +105,7 @@ def test_pilot_prints_its_document_and_leaves_a_figure(piloted: tuple[Line, dict
     }  # fmt: skip
     chosen = plan(parse(document["genome"]), Input(24, 24, 1), 2)
     assert len(document["first"]) == (10 if chosen.stages else 7)
-    assert len(document["judged"]) == 4
+    assert len(document["judged"]) == 1 + KEPT
     data = line.document("check-data")
     assert document["images"]["trained"] == int(0.7 * sum(document["images"].values()))
     assert sum(document["images"].values()) < data["images"]
