@@ -34,6 +34,8 @@ def main(context: click.Context) -> None:
         prediction.main()
         calibration.main()
         score_speed.main()
+        collapse_latency.main()
+        swapout_cost.main()
 
 
 main.command("collapse-latency")(collapse_latency.main)
