@@ -78,10 +78,14 @@ class Results:
 
     @property
     def own_stages(self) -> list[Stage]:
-        """The stages the delivered network stands on, without other networks' training, collapse and export."""
+        """The stages the delivered network stands on, one a name: not other networks', not a teacher's pictures."""
         own = {self.chosen.train.digest, self.chosen.collapse.digest, self.chosen.export.digest}
         made = {"train", "collapse", "export"}
-        return [stage for stage in self.stages if stage.name not in made or stage.digest in own]
+        found: dict[str, Stage] = {}
+        for stage in self.stages:
+            if stage.name not in made or stage.digest in own:
+                found.setdefault(stage.name, stage)  # the line's own data come before those a teacher sees
+        return list(found.values())
 
     @property
     def judged(self) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _curves(results: Results) -> list[m.Curve]:
 def _stages(results: Results) -> list[m.StageRow]:
     own = {stage.digest for stage in results.own_stages}
     return [
-        m.StageRow(s.name if s.digest in own else f"{s.name}, reference", s.result, s.seconds, s.reused)
+        m.StageRow(s.name if s.digest in own else f"{s.name}, not delivered", s.result, s.seconds, s.reused)
         for s in results.stages
     ]
 
