@@ -138,7 +138,8 @@ def _provenance(results: Results) -> dict[str, object]:
         },
         "versions": versions(),
         "code": code_digest("factory.cli"),
-        "swapout": asdict(line.training.swapout.noise),
+        "training": results.chosen.way.name,
+        "swapout": asdict(results.chosen.way.swapout.noise),
     }
 
 
