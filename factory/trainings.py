@@ -18,7 +18,7 @@ from factory.training.finish import CURES, REESTIMATED, cure_recipe, finish, fin
 from factory.training.full import load_trained, recipe_of, train, with_swapout
 from factory.training.pretrained import IMAGENET, NATIVE, Kind, finetune, load_finetuned, picture_for, wheels
 from factory.training.program import opened
-from factory.training.teacher import Expert, load_answers, of_network, sampled, together
+from factory.training.teacher import PATIENCE, Expert, load_answers, of_network, sampled, together
 from factory.training.tuition import TRIED, compare_lessons, lessons, settle, settled
 from factory.workspace import Stage, read_json, sha256
 
@@ -105,7 +105,9 @@ class Trainings(Selection):
         return self._once("train", genome, way, self._train)
 
     def _train(self, genome: str, way: Way) -> Stage:
-        settings = self.line.training.model_copy(update={"swapout": way.swapout})
+        training = self.line.training
+        epochs = training.epochs * (PATIENCE if way.taught else 1)
+        settings = training.model_copy(update={"swapout": way.swapout, "epochs": epochs})
         inputs = {
             "data": self.data_stage.result,
             "genome": genome,
@@ -273,7 +275,7 @@ class Trainings(Selection):
             answers = load_answers(self.lessons_stage.path, "train")
             with progress.ticker("short trainings", TRIED) as tick:
                 settle(
-                    self.plan(self.best), recipe_of(training, training.short_epochs), self.data, self.norm,
+                    self.plan(self.best), recipe_of(training, PATIENCE * training.short_epochs), self.data, self.norm,
                     self.compute, answers, folder, tick,
                 )  # fmt: skip
 

@@ -25,8 +25,9 @@ Expert = Callable[[Tensor], Tensor]  # pictures float32 (N, C, H, W) in [0, 1] t
 View = Callable[[Tensor], Tensor]  # pictures (N, C, H, W) to pictures
 
 BATCH: Final = 64
-TEMPERATURES: Final = (1.0, 2.0, 4.0)
+TEMPERATURES: Final = (2.0, 4.0)
 WEIGHTS: Final = (0.5, 0.9)
+PATIENCE: Final = 3  # times the epochs of a student alone: one that is taught goes on learning (Beyer et al. 2022)
 
 
 def of_network(network: nn.Module, norm: Standard, compute: Compute) -> Expert:
@@ -128,7 +129,7 @@ def load_answers(folder: Path, name: str) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One way of teaching and the validation loss of the student it made; weight 0 is the labels alone."""
+    """One way of teaching and the validation loss of the student it made."""
 
     temperature: float
     weight: float
@@ -140,13 +141,13 @@ def choose(
     temperatures: Sequence[float] = TEMPERATURES,
     weights: Sequence[float] = WEIGHTS,
 ) -> tuple[Tried, list[Tried]]:
-    """Train a student for every temperature and weight, and one alone; return the best and all, in the order tried.
+    """Train a student for every temperature and weight; return the best and all, in the order tried.
 
     Args:
         train: a training, by temperature and weight, that returns its loss on validation.
         temperatures: to try, each with every weight.
         weights: of the teacher's answers against the labels, in (0, 1].
     """
-    grid = [(1.0, 0.0), *((temperature, weight) for temperature in temperatures for weight in weights)]
+    grid = [(temperature, weight) for temperature in temperatures for weight in weights]
     tried = [Tried(temperature, weight, train(temperature, weight)) for temperature, weight in grid]
     return min(tried, key=lambda each: each.val_loss), tried

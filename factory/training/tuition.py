@@ -23,7 +23,7 @@ from factory.training.teacher import TEMPERATURES, WEIGHTS, Expert, answer, choo
 from factory.training.teaching import Teaching, fixed
 from factory.workspace import read_json, write_json
 
-TRIED: Final = 1 + len(TEMPERATURES) * len(WEIGHTS)  # short trainings of `settle`
+TRIED: Final = len(TEMPERATURES) * len(WEIGHTS)  # short trainings of `settle`
 TEACHER, ALONE, TAUGHT = "teacher", "student alone", "student taught"
 GAPS: Final = ((TAUGHT, ALONE), (TAUGHT, TEACHER))
 
@@ -66,8 +66,7 @@ def settle(
         tick()
         return min(row["val_loss"] for row in history if row["val_loss"] is not None)
 
-    _, tried = choose(short)
-    best = min((each for each in tried if each.weight > 0), key=lambda each: each.val_loss)
+    best, tried = choose(short)
     write_json(folder / "teaching.json", {"tried": [asdict(each) for each in tried], "chosen": asdict(best)})
 
 
