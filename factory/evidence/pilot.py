@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from scipy.stats import norm, t
 from sklearn.model_selection import train_test_split
 
 from export.runtime.errors import UsageError
@@ -31,6 +30,7 @@ from factory.training.finish import cure
 from factory.training.inference import infer
 from factory.training.loop import fit
 from factory.training.metrics import Estimate
+from factory.training.paired import gain
 from factory.training.pictures import Standard
 from factory.training.recipe import Recipe
 from factory.workspace import read_json, write_atomic, write_json
@@ -184,28 +184,6 @@ def _figures(answers: Sequence[Answer], truth: NDArray[np.int64]) -> tuple[NDArr
 
 def _balanced(values: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
     return float(np.mean([values[:, truth == label].mean() for label in np.unique(truth)]))
-
-
-def gain(values: NDArray[np.float64], truth: NDArray[np.int64], among: int = 1) -> Estimate:
-    """Mean over classes of differences (seeds, images), with a 95 % interval over seeds and images alike.
-
-    Seeds and images are two crossed samples; their variances add. Few seeds tell little of their own spread, so that
-    part is as wide as Student's t says (a bootstrap of three seeds is far too sure).
-
-    Args:
-        values: (S, N) what each image adds with each seed.
-        truth: (N,) class indices.
-        among: as many intervals as are to hold together with 95 % (Bonferroni).
-    """
-    classes = [values[:, truth == label] for label in np.unique(truth)]
-    by_seed = np.mean([own.mean(axis=1) for own in classes], axis=0)
-    spread = sum(own.mean(axis=0).var(ddof=1) / own.shape[1] for own in classes if own.shape[1] > 1)
-    tail, number = 1 - 0.025 / among, len(values)
-    half = float(norm.ppf(tail)) * float(np.sqrt(spread)) / len(classes)
-    if number > 1:
-        half = float(np.hypot(half, t.ppf(tail, number - 1) * by_seed.std(ddof=1) / np.sqrt(number)))
-    value = float(by_seed.mean())
-    return Estimate(value, value - half, value + half)
 
 
 def _judge(name: str, own: Sequence[Answer], plain: Sequence[Answer], truth: NDArray[np.int64], among: int) -> Verdict:

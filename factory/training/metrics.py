@@ -102,22 +102,6 @@ def bootstrap(truth: Labels, statistic: Callable[[Labels], float], seed: int = 0
     return float(low), float(high)
 
 
-def paired_bootstrap(truth: Labels, one: NDArray[np.float64], other: NDArray[np.float64], seed: int = 0) -> Estimate:
-    """Difference of two figures that are means over images, every class counting alike, on the same images.
-
-    Args:
-        truth: (N,) class indices.
-        one: (N,) what each image adds to the first figure, such as 1 where it is right, or its loss.
-        other: the same of the second figure, which is taken off.
-        seed: of the resamples.
-    """
-    rng, added = np.random.default_rng(seed), one - other
-    classes = [added[truth == label] for label in np.unique(truth)]
-    means = [rng.choice(own, (BOOTSTRAP, len(own))).mean(axis=1) for own in classes]
-    low, high = np.quantile(np.mean(means, axis=0), (0.025, 0.975))
-    return Estimate(float(np.mean([own.mean() for own in classes])), float(low), float(high))
-
-
 def allowed_escapes(defects: int, escape_max: float) -> int:
     """Most escapes among `defects` that still show, with 95 % one-sided confidence, an escape rate of `escape_max`.
 

@@ -20,15 +20,14 @@ from factory.training.compute import Compute
 from factory.training.inference import infer
 from factory.training.metrics import (
     Estimate,
-    balanced_accuracy,
     balanced_loss,
     bootstrap,
     calibration_error,
     escape,
     overkill,
-    paired_bootstrap,
     proportion,
 )
+from factory.training.paired import balanced_share, gain
 from factory.training.pictures import Standard
 from factory.workspace import write_array, write_json
 
@@ -101,10 +100,7 @@ def _row(name: str, line: LineProfile, data: Dataset, asked: Asked) -> ModeRow:
     return ModeRow(
         name,
         proportion(int((best == truth).sum()), len(truth)),
-        Estimate(
-            balanced_accuracy(truth, best),
-            *bootstrap(truth, lambda rows: balanced_accuracy(truth[rows], best[rows])),
-        ),
+        balanced_share(truth, best == truth),
         Estimate(balanced_loss(truth, test), *bootstrap(truth, lambda rows: balanced_loss(truth[rows], test[rows]))),
         calibration_error(truth, test),
         escapes,
@@ -118,7 +114,7 @@ def gap(name: str, over: str, truth: NDArray[np.int64], one: NDArray[np.float32]
     rows = np.arange(len(truth))
     right = [(logits.argmax(axis=1) == truth).astype(np.float64) for logits in (one, other)]
     losses = [-log_softmax(logits.astype(np.float64), axis=1)[rows, truth] for logits in (one, other)]
-    return Gap(name, over, paired_bootstrap(truth, *right), paired_bootstrap(truth, *losses))
+    return Gap(name, over, gain((right[0] - right[1])[None], truth), gain((losses[0] - losses[1])[None], truth))
 
 
 def cost(ask: Callable[[], object], images: int) -> float:

@@ -2,7 +2,8 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 
 from factory.training.metrics import BOOTSTRAP, Estimate, Labels
 
@@ -46,6 +47,28 @@ def difference(truth: Labels, first: NDArray[np.generic], second: NDArray[np.gen
         variances.append((((own**2).sum() + 1) / more - (own.sum() / more) ** 2) / more)
     value, half = float(np.mean(means)), 1.96 * float(np.sqrt(np.sum(variances))) / len(means)
     return Estimate(value, max(-1.0, value - half), min(1.0, value + half))
+
+
+def gain(values: NDArray[np.float64], truth: NDArray[np.int64], among: int = 1) -> Estimate:
+    """Mean over classes of differences (seeds, images), with a 95 % interval over seeds and images alike.
+
+    Seeds and images are two crossed samples; their variances add. Few seeds tell little of their own spread, so that
+    part is as wide as Student's t says (a bootstrap of three seeds is far too sure).
+
+    Args:
+        values: (S, N) what each image adds with each seed.
+        truth: (N,) class indices.
+        among: as many intervals as are to hold together with 95 % (Bonferroni).
+    """
+    classes = [values[:, truth == label] for label in np.unique(truth)]
+    by_seed = np.mean([own.mean(axis=1) for own in classes], axis=0)
+    spread = sum(own.mean(axis=0).var(ddof=1) / own.shape[1] for own in classes if own.shape[1] > 1)
+    tail, number = 1 - 0.025 / among, len(values)
+    half = float(norm.ppf(tail)) * float(np.sqrt(spread)) / len(classes)
+    if number > 1:
+        half = float(np.hypot(half, student.ppf(tail, number - 1) * by_seed.std(ddof=1) / np.sqrt(number)))
+    value = float(by_seed.mean())
+    return Estimate(value, value - half, value + half)
 
 
 def mcnemar(first: Flags, second: Flags) -> float:

@@ -23,7 +23,6 @@ from scipy.special import log_softmax
 from factory.data import dataset
 from factory.data.dataset import Dataset, Part
 from factory.engine import engine
-from factory.evidence.pilot import gain
 from factory.profiles import Augmentation, InputSize, LineProfile, SwapoutSettings, load_line
 from factory.spaces.network import build
 from factory.spaces.plan import Input
@@ -35,6 +34,7 @@ from factory.training.finish import cure
 from factory.training.full import recipe_of
 from factory.training.loop import fit
 from factory.training.modes import FINISHED, GAPS, compare_modes, five
+from factory.training.paired import gain
 from factory.training.pictures import standard
 from factory.training.recipe import Recipe
 from factory.workspace import read_json, write_json

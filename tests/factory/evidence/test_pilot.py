@@ -21,7 +21,6 @@ from factory.evidence.pilot import (
     Attempt,
     Verdict,
     arms,
-    gain,
     part_images,
     pilot,
     recommend,
@@ -141,38 +140,6 @@ def test_a_class_too_small_to_train_and_judge_is_refused(data_of: DataOf, few: i
     )
     with pytest.raises(UsageError, match=r"cannot be parted: .*class.*--fraction nearer 0\.7, or add images"):
         part_images(small, 0.95, 0)
-
-
-# the gain
-
-
-@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.03), (3, 0.03), (5, 0.03), (3, 0.0)])
-def test_gain_holds_the_truth_as_often_as_it_says_with_few_seeds_too(seeds: int, spread: float) -> None:
-    rng = np.random.default_rng(1)
-    truth, held, tries = np.array([0] * 200 + [1] * 100), 0, 1000
-    for _ in range(tries):
-        values = rng.normal(0, spread, (seeds, 1)) + rng.normal(0, 0.1, 300) + rng.normal(0, 0.1, (seeds, 300))
-        found = gain(values + 0.2, truth)
-        held += found.low <= 0.2 <= found.high
-    assert held / tries > 0.94
-
-
-def test_gain_is_as_wide_as_the_variances_of_seeds_and_of_images_say() -> None:
-    rng = np.random.default_rng(2)
-    truth = np.array([0] * 200 + [1] * 50)
-    seeds, images = rng.normal(0, 0.3, 40), rng.normal(0, 1, 250)
-    values = seeds[:, None] + images[None, :]
-    variance = seeds.var() / 40 + sum(images[truth == k].var() / (truth == k).sum() for k in (0, 1)) / 4
-    found, half = gain(values, truth), 1.96 * float(np.sqrt(variance))
-    assert found.value == pytest.approx((values[:, :200].mean() + values[:, 200:].mean()) / 2)
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.05)
-    three = gain(values, truth, among=3)
-    assert three.high - three.low == pytest.approx(2 * half * 2.394 / 1.960, rel=0.05)  # normal, 1 - 0.025 / 3
-
-
-def test_gain_that_is_equal_everywhere_is_sure() -> None:
-    found = gain(np.full((3, 10), 0.25), np.array([0, 1] * 5))
-    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
 # the word

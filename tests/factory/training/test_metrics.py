@@ -17,7 +17,6 @@ from factory.training.metrics import (
     escape,
     operating_threshold,
     overkill,
-    paired_bootstrap,
     proportion,
     temperature,
 )
@@ -214,17 +213,3 @@ def test_temperature_of_images_all_decided_rightly_is_that_of_one_doubt_a_class(
     logits = np.where(truth[:, None] == np.arange(2), 3.0, -3.0).astype(np.float32)
     certain = 1 / (1 + np.exp(-6 / temperature(truth, logits)))
     assert certain == pytest.approx(9 / 10, abs=1e-4)
-
-
-def test_a_paired_difference_is_narrower_than_its_two_sides() -> None:
-    rng = np.random.default_rng(1)
-    truth = np.repeat([0, 1], [300, 100])
-    one = rng.random(400)
-    other = one - 0.05 + rng.normal(0, 0.01, 400)
-    found = paired_bootstrap(truth, one, other)
-    by_hand = np.mean([(one - other)[truth == k].mean() for k in (0, 1)])
-    assert found.value == pytest.approx(by_hand)
-    assert found.low < by_hand < found.high
-    assert found.high - found.low < 0.005
-    same = paired_bootstrap(truth, one, one)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
