@@ -113,26 +113,23 @@ class Run(Trainings):
     @cached_property
     def robustness_stage(self) -> Stage:
         """Judge the chosen genome, trained each way, and the reference on pictures made worse as at a station."""
-        stages = {
-            f"trained {name}{', delivered' if name == self.way else ''}": self.collapse_stage(self.best, way)
-            for name, way in self.ways.items()
-        }
+        networks = {}
+        for name, way in self.ways.items():
+            delivered = ", delivered" if name == self.way else ""
+            networks[f"trained {name}{delivered}"] = self.best, self.collapse_stage(self.best, way)
         if self.reference is not None:
-            stages["plain reference"] = self.reference.collapse
-        plans = dict.fromkeys(stages, self.chosen.plan)
-        if self.reference is not None:
-            plans["plain reference"] = self.reference.plan
+            networks["plain reference"] = self.reference.genome, self.reference.collapse
         inputs = {
             "data": self.data_stage.result,
-            "networks": {name: stage.result for name, stage in stages.items()},
+            "networks": {name: stage.result for name, (_, stage) in networks.items()},
             "escape_max": self.line.acceptance.escape_max,
             "good": self.line.classes.good,
         }
 
         def work(folder: Path) -> None:
             subjects = [
-                delivery.subject(name, self.line, load_plain(plans[name], stage.path), self.data.val, self.norm)
-                for name, stage in stages.items()
+                delivery.subject(name, self.line, load_plain(self.plan(genome), stage.path), self.data.val, self.norm)
+                for name, (genome, stage) in networks.items()
             ]
             with progress.ticker("robustness", STEPS) as tick:
                 write_robustness(self.line.name, self.line.classes, self.data.test, subjects, 0, folder, tick)

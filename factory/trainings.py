@@ -69,14 +69,20 @@ class Trainings(Selection):
     @cached_property
     def ways(self) -> dict[str, Way]:
         """How the chosen genome is trained: plain, and with the profile's noise and by its teacher where it has any."""
-        training, found = self.line.training, {"plain": PLAIN}
-        if not training.swapout.noise.silent:
-            found["swapout"] = Way(training.swapout)
-        if training.teacher is not None:
-            if (kind := _pretrained_kind(training.teacher)) is not None:
+        found = [PLAIN]
+        if self._noisy != PLAIN:
+            found.append(self._noisy)
+        if self.line.training.teacher is not None:
+            if (kind := _pretrained_kind(self._teacher)) is not None:
                 wheels(kind)  # fails before the work, not behind it
-            found["taught"] = Way(NO_NOISE, taught=True)
-        return found
+            found.append(Way(NO_NOISE, taught=True))
+        return {way.name: way for way in found}
+
+    @property
+    def _noisy(self) -> Way:
+        """With the profile's noise; the plain way where it has none."""
+        swapout = self.line.training.swapout
+        return PLAIN if swapout.noise.silent else Way(swapout)
 
     @cached_property
     def way(self) -> str:
@@ -89,22 +95,8 @@ class Trainings(Selection):
         stages = {name: self.collapse_stage(self.best, way) for name, way in self.ways.items()}
         return {name: finished(stage.path).calibrated_loss for name, stage in stages.items()}
 
-    @cached_property
-    def _stages(self) -> dict[tuple[str, str, Way], Stage]:
-        return {}
-
-    def _once(self, name: str, genome: str, way: Way, run: Callable[[str, Way], Stage]) -> Stage:
-        """The stage of that name and network, asked of the workspace once."""
-        key = name, genome, way
-        if key not in self._stages:
-            self._stages[key] = run(genome, way)
-        return self._stages[key]
-
     def train_stage(self, genome: str, way: Way) -> Stage:
         """Train one network in full."""
-        return self._once("train", genome, way, self._train)
-
-    def _train(self, genome: str, way: Way) -> Stage:
         training = self.line.training
         epochs = training.epochs * (PATIENCE if way.taught else 1)
         settings = training.model_copy(update={"swapout": way.swapout, "epochs": epochs})
@@ -127,9 +119,6 @@ class Trainings(Selection):
 
     def collapse_stage(self, genome: str, way: Way) -> Stage:
         """Cure what one pass loses to many, and collapse to the plain network."""
-        return self._once("collapse", genome, way, self._collapse)
-
-    def _collapse(self, genome: str, way: Way) -> Stage:
         trained = self.train_stage(genome, way)
         recipe = recipe_of(self.line.training, self.line.training.epochs)
         inputs = {
@@ -151,25 +140,24 @@ class Trainings(Selection):
     @cached_property
     def modes_stage(self) -> Stage | None:
         """The chosen genome trained plain and with noise, asked in every mode; None where the line trains plain."""
-        if "swapout" not in self.ways:
+        noise = self._noisy
+        if noise == PLAIN:
             return None
-        stages = {name: (self.train_stage(self.best, self.ways[name]), self.collapse_stage(self.best, self.ways[name]))
-                  for name in ("plain", "swapout")}  # fmt: skip
+        plain = self.collapse_stage(self.best, PLAIN)
+        trained, collapsed = self.train_stage(self.best, noise), self.collapse_stage(self.best, noise)
         inputs = {
             "data": self.data_stage.result,
-            "networks": [stage.result for both in stages.values() for stage in both],
+            "networks": [stage.result for stage in (plain, trained, collapsed)],
             "acceptance": self.line.acceptance.model_dump(mode="json", include={"escape_max"}),
             "compute": self.compute.as_json(),
         }
 
         def work(folder: Path) -> None:
-            plan, swapout = self.plan(self.best), self.ways["swapout"].swapout
-            (_, plain), (trained, collapsed) = stages["plain"], stages["swapout"]
-            noisy = load_trained(plan, swapout, trained.path)
+            plan = self.plan(self.best)
             asked = modes.five(
                 load_plain(plan, plain.path),
-                noisy,
-                load_with(with_swapout(plan, swapout), collapsed.path / REESTIMATED),
+                load_trained(plan, noise.swapout, trained.path),
+                load_with(with_swapout(plan, noise.swapout), collapsed.path / REESTIMATED),
                 load_plain(plan, collapsed.path),
             )
             with progress.ticker("modes", len(asked)) as tick:
@@ -191,8 +179,8 @@ class Trainings(Selection):
         if (lite := _pretrained_kind(self._teacher)) is not None:
             return self._pretrained(lite)
         if kind == "samples":
-            way = Way(self.line.training.swapout)
-            trained, plan = self.train_stage(self.best, way), self.plan(self.best)
+            way, plan = self._noisy, self.plan(self.best)
+            trained = self.train_stage(self.best, way)
 
             def samples() -> Expert:
                 network = load_trained(plan, way.swapout, trained.path)

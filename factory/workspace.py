@@ -162,7 +162,7 @@ class Workspace:
     def stage(
         self, name: str, inputs: Mapping[str, Any], run: Callable[[Path], None], code: Callable[..., Any]
     ) -> Stage:
-        """Return the stage of these inputs, running it first unless a complete folder exists.
+        """Return the stage of these inputs, run first unless a complete folder exists. Asking again says nothing.
 
         Args:
             name: of the stage.
@@ -173,16 +173,18 @@ class Workspace:
         """
         key = _key(name, inputs, code)
         final = self._folder(name, key)
+        known = any(key == other.digest for other in self.stages)
         if name in self.anew:
             shutil.rmtree(final, ignore_errors=True)
             shutil.rmtree(self.root / "partial" / final.name, ignore_errors=True)
         if final.exists():
             record = self._verified(final, key)
             stage = Stage(name, final, key, digest(record["files"]), record["seconds"], reused=True)
-            self._say(f"{name}: complete, reused ({final.name})")
+            if not known:
+                self._say(f"{name}: complete, reused ({final.name})")
         else:
             stage = self._run(name, key, inputs, run, final)
-        if all(stage.digest != other.digest for other in self.stages):
+        if not known:
             self.stages.append(stage)
         return stage
 

@@ -20,8 +20,8 @@ from factory.training.compute import Compute, this_machine
 from factory.training.finish import reestimate
 from factory.training.loop import evaluate, fit
 from factory.training.metrics import balanced_accuracy, balanced_loss
-from factory.training.pictures import Standard, predict, standard, to_device
-from factory.training.recipe import Recipe, learning_rate, seed_of
+from factory.training.pictures import predict, standard
+from factory.training.recipe import Recipe, seed_of
 from factory.training.steps import DivergedError
 
 Fresh = Callable[..., Network]
@@ -219,48 +219,6 @@ def test_fewer_images_than_a_batch_are_one_step(
 ) -> None:
     history = trained(fresh(), data_of(train=10), recipe_of(batch=64, epochs=2), tmp_path / "c")
     assert len(history) == 2
-
-
-def test_the_rate_warms_up_and_falls_by_half_a_cosine() -> None:
-    assert learning_rate(0) == 0
-    assert learning_rate(0.05) == pytest.approx(0.5)
-    assert learning_rate(0.1) == 1
-    assert learning_rate(0.55) == pytest.approx(0.5)
-    assert learning_rate(0.1 + 0.9 / 3) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
-    assert 0 < learning_rate(0.999) < 1e-5
-    falling = [learning_rate(p) for p in np.linspace(0.1, 0.999, 50)]
-    assert falling == sorted(falling, reverse=True)
-
-
-def test_the_standard_is_mean_and_spread_of_each_channel() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (9, 5, 7, 3), np.uint8)
-    images[..., 2] = 40
-    found, pixels = standard(images), images / 255
-    assert found.mean == pytest.approx([pixels[..., c].mean() for c in range(3)])
-    assert found.std[:2] == pytest.approx([pixels[..., c].std() for c in range(2)])
-    assert found.std[2] == 1e-3  # a channel that never changes is not divided by zero
-    normal = found.apply(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(3, dtype=normal.dtype), atol=1e-5, rtol=0)
-    torch.testing.assert_close(normal[:, :2].std((0, 2, 3), correction=0), torch.ones(2, dtype=normal.dtype))
-
-
-def test_pictures_go_to_torch_without_a_copy_of_their_order() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (4, 5, 7, 3), np.uint8)
-    x = to_device(images, "cpu")
-    assert x.shape == (4, 3, 5, 7) and x.dtype == torch.uint8
-    assert x.is_contiguous(memory_format=torch.channels_last)
-    assert all(x[n, c, h, w] == images[n, h, w, c] for n, c, h, w in ((0, 0, 0, 0), (3, 2, 4, 6), (1, 2, 3, 4)))
-
-
-def test_predictions_are_of_the_expectation_in_the_order_of_the_images(fresh: Fresh, data_of: DataOf) -> None:
-    network, data = fresh().train(), data_of(test=300)
-    norm = Standard((0.3,), (0.2,))
-    found = predict(network, data.test.images, norm, EXACT)
-    assert found.shape == (300, 2) and found.dtype == np.float32
-    x: Tensor = (torch.from_numpy(data.test.images).permute(0, 3, 1, 2) / 255 - 0.3) / 0.2
-    with torch.no_grad():
-        wanted = torch.cat([network(row[None]) for row in x[::37]])
-    np.testing.assert_allclose(found[::37], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_training_runs_on_is_part_of_its_inputs() -> None:
