@@ -188,12 +188,13 @@ def _balanced(values: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
 
 def _judge(name: str, own: Sequence[Answer], plain: Sequence[Answer], truth: NDArray[np.int64], among: int) -> Verdict:
     (losses, hits), (plain_losses, plain_hits) = _figures(own, truth), _figures(plain, truth)
+    accuracy = gain(hits - plain_hits, truth, among)
     return Verdict(
         name,
         _balanced(losses, truth),
         _balanced(hits, truth),
         gain(plain_losses - losses, truth, among),
-        gain(hits - plain_hits, truth, among),
+        Estimate(accuracy.value, max(-1.0, accuracy.low), min(1.0, accuracy.high)),  # a share ends at all
         float(np.mean([answer["seconds"] for answer in own])),
     )
 
