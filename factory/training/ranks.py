@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # imported later, its defaults would keep the group alive, threads and all
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
@@ -144,7 +145,9 @@ def joined() -> Iterator[bool]:
         _dismiss()
         raise
     except BaseException:
-        store.set(LEFT, "")  # the others may be amid a step, which breaks off when this process has ended
+        store.set(LEFT, "")  # the others may be amid a step, which breaks off when this process has left
+        if backend == "gloo":  # NCCL may wait here for what the others do not send
+            dist.destroy_process_group()
         raise
     _dismiss()
 

@@ -65,6 +65,11 @@ def test_the_others_end_in_silence_when_the_leader_breaks_off(folders: tuple[Pat
     assert all((two / name).exists() for name in ("broken off", "left leader", "left other"))
 
 
+def test_no_thread_of_the_group_is_left_that_could_abort_the_process_at_its_end(folders: tuple[Path, Path]) -> None:
+    _, two = folders
+    assert "gloo" not in (two / "left leader").read_text() + (two / "left other").read_text()
+
+
 def test_alone_a_process_leads_and_does_everything() -> None:
     with ranks.joined() as leader:
         assert leader

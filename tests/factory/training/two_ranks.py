@@ -1,5 +1,6 @@
 """Trainings that several processes do together; `python -m torch.distributed.run ... two_ranks.py FOLDER`."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -132,6 +133,12 @@ def refused(folder: Path) -> None:
         (folder / "refused.txt").write_text(str(error), encoding="utf-8")
 
 
+def threads() -> str:
+    """The names of this process's threads, the main one first."""
+    tasks = sorted(Path("/proc/self/task").iterdir(), key=lambda task: task.name != str(os.getpid()))
+    return " ".join((task / "comm").read_text().strip() for task in tasks)
+
+
 if __name__ == "__main__":
     place, leads = Path(sys.argv[1]), False
     try:
@@ -142,4 +149,4 @@ if __name__ == "__main__":
                 broken_off(place, 2)
     except BrokenOffError:
         (place / "broken off").touch()
-    (place / f"left {'leader' if leads else 'other'}").touch()
+    (place / f"left {'leader' if leads else 'other'}").write_text(threads())
