@@ -14,7 +14,7 @@ from export.build.measure import measure
 from export.build.onnx import OPSET, export
 from export.build.tensorrt import build_engine
 from export.runtime.engines import OnnxRunner
-from factory.cost.latency import open_runner
+from factory.cost.book import open_runner
 from factory.data.dataset import Dataset, Part
 from factory.profiles import DeviceProfile, LineProfile
 from factory.spaces.plan import Plan

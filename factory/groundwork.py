@@ -9,7 +9,8 @@ from typing import Any
 
 from export.runtime.image import RESIZE_RULE
 from factory import progress
-from factory.cost.latency import LatencyBook, LatencyModel
+from factory.cost.book import LatencyBook
+from factory.cost.latency import LatencyModel
 from factory.cost.table import MEASURED, load_table, measure_table
 from factory.data import dataset
 from factory.data.dataset import Dataset

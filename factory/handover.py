@@ -26,7 +26,7 @@ from export.runtime.manifest import (
     Role,
 )
 from export.runtime.manifest import Input as InputContract
-from factory.cost.latency import open_runner
+from factory.cost.book import open_runner
 from factory.delivery import MODEL, infer
 from factory.outcome import Results
 from factory.workspace import code_digest, sha256

@@ -1,6 +1,7 @@
 """The network in its runtime: uint8 frames in, logits out, on the provider asked for and no other."""
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +9,30 @@ from numpy.typing import NDArray
 from export.runtime.decision import softmax
 from export.runtime.errors import BundleRefused, EnvironmentLacks, UsageError
 
-__all__ = ["OnnxRunner", "softmax"]
+__all__ = ["OnnxRunner", "Runner", "softmax"]
 
 _PROVIDERS: Final = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY: Final = 3
+
+
+class Runner(Protocol):
+    """A network in its runtime."""
+
+    @property
+    def provider(self) -> str:
+        """What computes, as the runtime itself says: never another than was asked for."""
+        ...
+
+    def infer(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits float32 (N, classes) of uint8 frames (N, height, width, channels).
+
+        Raises UsageError for frames of another shape or dtype.
+        """
+        ...
+
+    def bound(self, frames: NDArray[np.uint8]) -> Callable[[], None]:
+        """Lay the frames where they are computed; each call then computes them once and waits, moving nothing."""
+        ...
 
 
 class OnnxRunner:
@@ -40,11 +61,38 @@ class OnnxRunner:
         self._classes = classes
         self._one_by_one = self._check_signature()
 
+    @property
+    def provider(self) -> str:
+        """The first provider of the open session, such as "CPUExecutionProvider"."""
+        return str(self._session.get_providers()[0])
+
     def infer(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits float32 (N, classes) of uint8 frames (N, height, width, channels).
 
         Raises UsageError for frames of another shape or dtype.
         """
+        self._check(frames)
+        batches = frames[:, np.newaxis] if self._one_by_one else [frames]
+        return np.concatenate([self._run(batch) for batch in batches])
+
+    def bound(self, frames: NDArray[np.uint8]) -> Callable[[], None]:
+        """Lay the frames, a batch that the model takes at once, where they are computed.
+
+        Each call then computes them and waits, moving nothing to or from the device. Raises as ``infer`` does.
+        """
+        self._check(frames)
+        device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._input, _onnxruntime().OrtValue.ortvalue_from_numpy(frames, device, 0))
+        binding.bind_output(self._output, device)
+
+        def compute() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return compute
+
+    def _check(self, frames: NDArray[np.uint8]) -> None:
         if frames.dtype != np.uint8 or frames.shape[1:] != self._frame_shape or not len(frames):
             raise UsageError(
                 "these frames do not fit the network",
@@ -52,8 +100,6 @@ class OnnxRunner:
                 found=f"{frames.dtype} {frames.shape}",
                 fix="Fit each picture by export.runtime.image.fit",
             )
-        batches = frames[:, np.newaxis] if self._one_by_one else [frames]
-        return np.concatenate([self._run(batch) for batch in batches])
 
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
@@ -84,14 +130,20 @@ class OnnxRunner:
         return all(not isinstance(size, int) or size == needed for size, needed in pairs)
 
 
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        fix = "Install the package onnxruntime or onnxruntime-gpu"
+        raise _cannot_run("onnxruntime", str(error), fix) from error
+    return onnxruntime
+
+
 def _open_session(model: bytes, runtime: str, threads: int) -> Any:  # onnxruntime ships no types
     provider = _PROVIDERS.get(runtime)
     if provider is None:
         raise _cannot_run(runtime, "a runtime this station cannot run yet", "Build the bundle for onnxruntime")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise _cannot_run(runtime, str(error), "Install the package onnxruntime or onnxruntime-gpu") from error
+    onnxruntime = _onnxruntime()
     if provider not in onnxruntime.get_available_providers():
         have = f"only {', '.join(onnxruntime.get_available_providers())}"
         raise _cannot_run(provider, have, "Install the onnxruntime package that has this provider")

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from factory.cost.book import LatencyBook
 from factory.cost.count import count
-from factory.cost.latency import LatencyBook, LatencyModel, fit_latency
+from factory.cost.latency import LatencyModel, fit_latency
 from factory.profiles import BudgetLimits, SpaceLimits
 from factory.spaces.plan import Input
 from factory.spaces.residual import Genome, plan

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from export.runtime.errors import GateError
-from factory.cost.latency import LatencyBook
+from factory.cost.book import LatencyBook
 from factory.engine import Engine
 from factory.score.ranking import Ranking
 from factory.search.candidate import Candidate, Pricing, candidate

@@ -9,8 +9,8 @@ import numpy as np
 
 from export.build.measure import measure
 from export.build.onnx import export
+from factory.cost.book import open_runner
 from factory.cost.count import count
-from factory.cost.latency import open_runner
 from factory.profiles import SwapoutSettings, load_device
 from factory.spaces.network import build
 from factory.spaces.plan import Input

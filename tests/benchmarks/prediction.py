@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from factory.cost.book import LatencyBook
 from factory.cost.count import count
-from factory.cost.latency import LatencyBook
 from factory.cost.table import load_table, measure_table
 from factory.profiles import BudgetLimits, load_device
 from factory.spaces.plan import Input

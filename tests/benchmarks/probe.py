@@ -10,8 +10,8 @@ import numpy as np
 
 from export.build.measure import measure
 from export.build.onnx import export
+from factory.cost.book import open_runner
 from factory.cost.count import count
-from factory.cost.latency import open_runner
 from factory.cost.probe import probe
 from factory.profiles import load_device
 from factory.spaces.network import build

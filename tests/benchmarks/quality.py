@@ -20,7 +20,7 @@ from torch import nn
 
 from export.build.measure import Latency, measure
 from export.build.onnx import convert
-from factory.cost.latency import open_runner
+from factory.cost.book import open_runner
 from factory.delivery import infer
 from factory.pipeline import Run
 from factory.profiles import LineProfile, load_line

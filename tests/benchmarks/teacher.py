@@ -25,7 +25,7 @@ from torch import nn
 
 from export.build.measure import measure
 from export.build.onnx import convert
-from factory.cost.latency import open_runner
+from factory.cost.book import open_runner
 from factory.data import dataset
 from factory.data.dataset import Dataset
 from factory.profiles import InputSize, LineProfile, load_device, load_line

@@ -17,8 +17,9 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from factory.cost.book import LatencyBook
 from factory.cost.count import count
-from factory.cost.latency import LatencyBook, LatencyModel
+from factory.cost.latency import LatencyModel
 from factory.cost.table import load_table, measure_table
 from factory.data import dataset
 from factory.data.dataset import Part

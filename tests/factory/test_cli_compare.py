@@ -18,7 +18,7 @@ from export.runtime.manifest import Draft
 from export.runtime.station import Station
 from export.runtime.trust import VerifiedBundle, verify_bundle
 from factory.cli_compare import compare
-from factory.cost.latency import open_runner
+from factory.cost.book import open_runner
 from factory.data import dataset
 from factory.delivery import infer
 from factory.profiles import load_device, load_line

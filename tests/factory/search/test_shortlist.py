@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from export.runtime.errors import GateError
-from factory.cost import latency
-from factory.cost.latency import LatencyBook
+from factory.cost import book
+from factory.cost.book import LatencyBook
 from factory.cost.probe import probe
 from factory.data.dataset import Dataset
 from factory.engine import Serial
@@ -40,7 +40,7 @@ def made(genome: str, score: float, swap: float = 1.0) -> Candidate:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "SECONDS", 0.002)
+    monkeypatch.setattr(book, "SECONDS", 0.002)
 
 
 def test_the_shortlist_takes_the_best_of_each_kind_of_network() -> None:
