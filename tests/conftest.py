@@ -1,6 +1,7 @@
 """One finished run of a tiny line, shared by the tests that look at what a run leaves."""
 
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ class Finished:
     def again(self, command: str, *options: str | Path) -> Result:
         """Call one command of the line on the finished run."""
         return factory(command, self.profile, "--runs", self.runs, *options)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """A shell's background job ignores Ctrl-C, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

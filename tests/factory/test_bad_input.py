@@ -189,7 +189,6 @@ def test_a_changed_stage_is_refused(tmp_path: Path, finished: Finished) -> None:
 def test_ctrl_c_in_a_stage_stops_with_one_line_and_the_same_command_goes_on(
     tmp_path: Path, finished: Finished, stage: str
 ) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so its children
     runs = tmp_path / "runs"
     if stage != "latency":
         shutil.copytree(finished.runs / "devices", runs / "devices")
