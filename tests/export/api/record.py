@@ -46,8 +46,13 @@ CUDA = {"cuda 12.9": "cuda-bindings==12.9.10", "cuda 13.5": "cuda-bindings==13.5
 
 # What the builder and the runner use, and members whose absence tells the versions apart (11 took them away).
 CLASSES = {
-    "Builder": ("create_network", "create_builder_config", "create_optimization_profile", "build_serialized_network")
-    + ("platform_has_fast_fp16",),
+    "Builder": (
+        "create_network",
+        "create_builder_config",
+        "create_optimization_profile",
+        "build_serialized_network",
+        "platform_has_fast_fp16",
+    ),
     "IBuilderConfig": (
         "add_optimization_profile",
         "set_flag",

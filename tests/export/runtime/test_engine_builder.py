@@ -219,7 +219,7 @@ def test_no_plan_is_an_error_in_the_librarys_words(machine: Machine, tiny: Simpl
         logger.log(severity.ERROR, "no kernel for this layer")
 
     machine.library.behave["Builder.build_serialized_network"] = fail
-    with pytest.raises(GateError, match="the TensorRT builder refused the model: found no kernel for this layer$"):
+    with pytest.raises(GateError, match=r"the TensorRT builder refused the model: found no kernel for this layer$"):
         build_engine(tiny.network(), TRT)
 
 
@@ -228,7 +228,7 @@ def test_a_refusal_of_the_parser_is_told_with_all_its_errors(machine: Machine, t
     machine.library.behave |= {f"OnnxParser.{name}": value for name, value in parts.items()}
     machine.library.behave["OnnxParser.get_error"] = lambda _, i: machine.library.make("ParserError", index=i)
     machine.library.behave["ParserError.desc"] = lambda error: f"error {error.__dict__['index']}"
-    with pytest.raises(GateError, match="the TensorRT parser refused the model: found error 0; error 1$"):
+    with pytest.raises(GateError, match=r"the TensorRT parser refused the model: found error 0; error 1$"):
         build_engine(tiny.network(), TRT)
 
 

@@ -1,7 +1,7 @@
 """The runner of engines against every recorded API: what it computes, and what it refuses.
 
-Nothing here ran on a GPU. The stand-in for it refuses what the real bindings do not have, queues work on streams as CUDA
-does, and computes by the model in the plan.
+Nothing here ran on a GPU. The stand-in for it refuses what the real bindings do not have, queues work on streams as
+CUDA does, and computes by the model in the plan.
 """
 
 import gc
@@ -145,9 +145,9 @@ def test_a_version_compatible_engine_runs_on_later_versions_alone(tiny: SimpleNa
     later = tiny.engine(version="10.16.1.11", version_compatible=True)
     check_version(later, "10.16.1.11")
     check_version(later, "11.0.0.114")
-    with pytest.raises(EnvironmentLacks, match="expected 10.16.1.11 or later, found 10.9.0.34"):
+    with pytest.raises(EnvironmentLacks, match=r"expected 10.16.1.11 or later, found 10.9.0.34"):
         check_version(later, "10.9.0.34")
-    with pytest.raises(EnvironmentLacks, match="expected 10.16.1.11, found 10.16.1.12"):
+    with pytest.raises(EnvironmentLacks, match=r"expected 10.16.1.11, found 10.16.1.12"):
         check_version(tiny.engine(), "10.16.1.12")
 
 
@@ -167,7 +167,8 @@ def test_another_gpu_is_refused_unless_the_engine_was_built_for_it(
     engine = tiny.engine(hardware=hardware, targets=(target,))
     gpu = cuda.Gpu(name="some GPU", capability=found, driver="13.0")
     if fits:
-        return check_gpu(engine, gpu)
+        check_gpu(engine, gpu)
+        return
     with pytest.raises(EnvironmentLacks, match=rf"another GPU: .*, found {found} \(some GPU\).*rebuild-engine"):
         check_gpu(engine, gpu)
 
