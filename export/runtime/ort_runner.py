@@ -144,7 +144,7 @@ def _open_session(model: bytes, runtime: str, threads: int) -> Any:  # onnxrunti
         # Its own fallback would go on, on the CPU, after any failure of the provider asked for.
         session = onnxruntime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise _cannot_run(provider, str(error), fix) from error
+        raise _cannot_run(provider, str(error).rstrip("."), fix) from error
     if session.get_providers()[0] != provider:
         raise _cannot_run(provider, f"{session.get_providers()[0]} instead", fix)
     return session

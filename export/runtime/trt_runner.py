@@ -3,6 +3,7 @@
 An engine is native code. Whoever opens one has verified who signed it, to the last byte.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -198,6 +199,10 @@ def _deserialise(trt: Any, runtime: Any, plan: bytes, engine: Engine, words: Wor
 
 def _check_validity(trt: Any, runtime: Any, plan: bytes, engine: Engine, words: Words) -> None:
     validity, bits = runtime.get_engine_validity(plan)
+    if validity == trt.EngineValidity.SUBOPTIMAL:
+        logging.getLogger(__name__).warning(
+            "TensorRT-RTX says that the engine is not the fastest for this GPU. %s", REBUILD
+        )
     if validity != trt.EngineValidity.INVALID:
         return
     known = trt.EngineInvalidityDiagnostics.__members__
