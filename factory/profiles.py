@@ -299,8 +299,9 @@ class LineProfile(_Table):
 class DeviceProfile(_Table):
     """One kind of station.
 
-    An engine takes `batch` frames at once (least, best, most). TensorRT-RTX builds for `compute_capabilities`, or one
-    portable engine; TensorRT builds for the GPU at hand, `hardware` and `version_compatible` make it run on more.
+    An engine takes `batch` frames at once (least, which is 1, best, most). TensorRT-RTX builds for
+    `compute_capabilities`, or one portable engine; TensorRT builds for the GPU at hand, `hardware` and
+    `version_compatible` make it run on more.
     """
 
     name: str = Field(pattern=NAME)
@@ -316,8 +317,8 @@ class DeviceProfile(_Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> "DeviceProfile":
-        if not is_batch_profile(self.batch):
-            raise ValueError("batch must be the least, best and most frames at once, such as [1, 1, 16]")
+        if not is_batch_profile(self.batch) or self.batch[0] != 1:  # a station's golden pictures come one by one
+            raise ValueError("batch must be 1, the best and the most frames at once, such as [1, 1, 16]")
         if self.fallback == self.runtime:
             raise ValueError("fallback must be another runtime than the device's own: leave it out")
         if self.compute_capabilities and self.runtime != "tensorrt-rtx":
