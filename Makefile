@@ -16,8 +16,10 @@ setup: .venv/.complete
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[workstation,$(RUNTIME),dev,demo]'
 	touch $@
 
+# TensorRT-RTX has wheels for Linux and Windows alone: elsewhere its tests are skipped.
 test: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[ray,teacher]'
+	-$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[rtx]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

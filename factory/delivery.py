@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import platformdirs
 from numpy.typing import NDArray
 
 from export.build import gate
 from export.build.measure import measure
 from export.build.onnx import OPSET, export
-from export.build.tensorrt import build_engine
+from export.runtime.engine_builder import build_engine
 from export.runtime.engines import OnnxRunner
 from factory.cost.book import open_runner
 from factory.data.dataset import Dataset, Part
@@ -30,6 +31,11 @@ BENCH_ROUNDS: Final = 5
 BENCH_SECONDS: Final = 0.6
 BATCH: Final = 256
 EXACT: Final = Compute("cpu", "float32", 1)
+
+
+def timings() -> Path:
+    """The folder of this machine's timing caches, shared by all lines."""
+    return Path(platformdirs.user_cache_dir("edge-model-factory")) / "timings"
 
 
 def infer(runner: OnnxRunner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -62,7 +68,7 @@ def export_network(
 
     Raises:
         GateError: if the model scores or decides otherwise than the trained network.
-        EnvironmentLacks: if an engine is asked for whose builder is not installed.
+        EnvironmentLacks: if an engine is asked for that this machine cannot build.
     """
     trained, plain = networks
     picture, labels = plan.input, line.classes.labels
@@ -76,11 +82,10 @@ def export_network(
     write_atomic(folder / MODEL, model)
     built = []
     for other in engines:
-        engine = build_engine(model, other.runtime, other.compute_capabilities)
+        engine = build_engine(model, other.engine, timings())
         name = f"{other.name}.engine"
         write_atomic(folder / name, engine.plan)
-        built.append({"path": name, "runtime": other.runtime, "precision": other.precision,
-                      "version": engine.version, "targets": list(engine.targets)})  # fmt: skip
+        built.append(asdict(engine.entry(name, other.precision)))
     write_json(
         folder / "gate.json",
         {"threshold": threshold, "parity": asdict(parity), "opset": OPSET, "engines": built},

@@ -2,7 +2,7 @@
 
 import platform
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from export.runtime.manifest import (
     Role,
 )
 from export.runtime.manifest import Input as InputContract
+from export.runtime.strictjson import shape
 from factory.cost.book import open_runner
 from factory.delivery import MODEL, infer
 from factory.outcome import Results
@@ -78,13 +79,18 @@ def _draft(results: Results) -> Draft:
     line, device, chosen = results.line, results.device, results.chosen
     size, classes = line.input, line.classes
     engines = tuple(
-        Engine(**(row | {"path": f"engines/{row['path']}", "targets": tuple(row["targets"])}))
-        for row in chosen.gate["engines"]
+        replace(shape(Engine, row, "engine"), path=f"engines/{row['path']}") for row in chosen.gate["engines"]
     )
     return Draft(
         line=line.name,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        device=DeviceContract(name=device.name, runtime=device.runtime, precision=device.precision),
+        device=DeviceContract(
+            name=device.name,
+            runtime=device.runtime,
+            precision=device.precision,
+            batch=device.batch,
+            fallback=device.fallback,
+        ),
         labels=classes.labels,
         good=classes.good,
         decision=DecisionRule(rule="argmax" if classes.good is None else "threshold", threshold=chosen.threshold),

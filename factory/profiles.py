@@ -8,7 +8,9 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from export.runtime.engine_builder import EngineOptions, as_engine_runtime
 from export.runtime.errors import UsageError
+from export.runtime.manifest import Fallback, Hardware, is_batch_profile
 from factory.refusal import explain
 from factory.swapout.schedule import Noise, Per, Schedule
 
@@ -295,14 +297,50 @@ class LineProfile(_Table):
 
 
 class DeviceProfile(_Table):
-    """One kind of station."""
+    """One kind of station.
+
+    An engine takes `batch` frames at once (least, which is 1, best, most). TensorRT-RTX builds for
+    `compute_capabilities`, or one portable engine; TensorRT builds for the GPU at hand, `hardware` and
+    `version_compatible` make it run on more.
+    """
 
     name: str = Field(pattern=NAME)
     description: str
     runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
     precision: Literal["fp32"]
     threads: int = Field(1, ge=1, le=256)
+    fallback: Fallback | None = None
+    batch: tuple[int, int, int] = (1, 1, 16)
     compute_capabilities: tuple[str, ...] = ()
+    hardware: Hardware = "this-gpu"
+    version_compatible: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DeviceProfile":
+        if not is_batch_profile(self.batch) or self.batch[0] != 1:  # a station's golden pictures come one by one
+            raise ValueError("batch must be 1, the best and the most frames at once, such as [1, 1, 16]")
+        if self.fallback == self.runtime:
+            raise ValueError("fallback must be another runtime than the device's own: leave it out")
+        if self.compute_capabilities and self.runtime != "tensorrt-rtx":
+            raise ValueError("compute_capabilities are of the runtime tensorrt-rtx: leave them out")
+        if (self.version_compatible or self.hardware != "this-gpu") and self.runtime != "tensorrt":
+            raise ValueError("version_compatible and hardware are of the runtime tensorrt: leave them out")
+        return self
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What an engine for this kind of station is built for.
+
+        Raises:
+            UsageError: if its runtime runs the ONNX model itself.
+        """
+        return EngineOptions(
+            runtime=as_engine_runtime(self.runtime),
+            batch=self.batch,
+            capabilities=self.compute_capabilities,
+            hardware=self.hardware,
+            version_compatible=self.version_compatible,
+        )
 
 
 Profile = TypeVar("Profile", LineProfile, DeviceProfile)

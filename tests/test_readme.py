@@ -37,9 +37,8 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    assert (
-        README.count("```console") == sum(len(_blocks(m)) for m in ("line", "scores", "compare", "station")) + 1
-    )  # of make
+    marks = ("line", "scores", "compare", "station", "engine")
+    assert README.count("```console") == sum(len(_blocks(mark)) for mark in marks) + 1  # of make
 
 
 def test_make_targets_of_the_readme_exist() -> None:
@@ -104,6 +103,22 @@ def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixtu
             "signing.key.pub": f"{finished.key}.pub",
         }
         assert station([real.get(argument, argument) for argument in arguments]) == 0, capsys.readouterr()
+
+
+def test_commands_about_the_stations_own_engine(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They need a GPU: here they end where it is missed, and say so."""
+    commands = [command for block in _blocks("engine") for command in block]
+    assert commands
+    real = {"BUNDLE": str(finished.bundle), "pictures": str(finished.images), "signing.key.pub": f"{finished.key}.pub"}
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        assert name == "station"
+        given = [real.get(argument, argument) for argument in arguments]
+        code = station([*given, "--store", str(tmp_path)])
+        said = capsys.readouterr().err
+        assert code == 0 or (code == 3 and ("no NVIDIA GPU" in said or "edge-model-factory[" in said)), said
 
 
 def test_the_retrofit_of_a_network_of_ones_own() -> None:

@@ -40,6 +40,9 @@ batch = 8
 
 [acceptance]
 {acceptance}
+
+[export]
+also_for = {also_for}
 """
 
 
@@ -72,12 +75,19 @@ def make_line(
     workers: int = 1,
     epochs: int = 8,
     acceptance: str = "",
+    also_for: tuple[str, ...] = (),
 ) -> Path:
     """Write the profile of a tiny line; returns the path of the TOML file."""
     path = folder / "tiny.toml"
     path.write_text(
         PROFILE.format(
-            root=images, latency_ms=latency_ms, size_mb=size_mb, workers=workers, epochs=epochs, acceptance=acceptance
+            root=images,
+            latency_ms=latency_ms,
+            size_mb=size_mb,
+            workers=workers,
+            epochs=epochs,
+            acceptance=acceptance,
+            also_for=list(also_for),
         )
     )
     return path

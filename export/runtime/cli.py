@@ -1,4 +1,4 @@
-"""The command ``station``: verify a bundle, inspect pictures by it."""
+"""The command ``station``: verify a bundle, inspect pictures by it, build its engine for this station."""
 
 import argparse
 import json
@@ -9,17 +9,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from export.runtime.errors import FactoryError, UsageError
-from export.runtime.manifest import bundle_id
+from export.runtime.manifest import Runtime, bundle_id
 from export.runtime.trust import load_trusted, verify_bundle
 
 if TYPE_CHECKING:
     from export.runtime.station import Station
 
+_RUNTIME_HELP = "another runtime than the bundle's own"
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        code = _verify(options) if options.command == "verify" else _inspect(options)
+        code = {"verify": _verify, "inspect": _inspect, "rebuild-engine": _rebuild}[options.command](options)
         sys.stdout.flush()
     except FactoryError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -75,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
     inspect = commands.add_parser("inspect", parents=[common], help="print one JSON line with a verdict a picture")
     inspect.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a picture, or a folder of pictures")
+    inspect.add_argument("--runtime", choices=get_args(Runtime), help=_RUNTIME_HELP)
+    rebuild = commands.add_parser(
+        "rebuild-engine", parents=[common], help="build the engine on this machine from the bundle's ONNX model"
+    )
+    rebuild.add_argument("--runtime", choices=get_args(Runtime), help=_RUNTIME_HELP)
     return parser
 
 
@@ -101,7 +107,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from export.runtime.station import Station
 
     pictures = [picture for path in options.paths for picture in _pictures(path)]
-    station = Station.load(options.bundle, _trusted(options))
+    station = Station.load(options.bundle, _trusted(options), runtime=options.runtime, store=_store(options))
     verdicts: Counter[str] = Counter()
     for picture in pictures:
         line = _line(station, picture)
@@ -113,6 +119,17 @@ def _inspect(options: argparse.Namespace) -> int:
         print("error: the pictures with the verdict error were not inspected; see each line", file=sys.stderr)
         return 1
     print(f"next: station inspect {shlex.quote(str(options.bundle))} MORE_PICTURES", file=sys.stderr)
+    return 0
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    from export.runtime.rebuild import rebuild_engine
+
+    built = rebuild_engine(options.bundle, _trusted(options), _store(options), options.runtime)
+    print(f"engine of {built.size / 1e6:.2f} MB built in {built.seconds:.1f} s by version {built.version}")
+    print(f"every golden picture came out again; recorded as {built.record}")
+    chosen = "" if options.runtime is None else f" --runtime {options.runtime}"
+    print(f"next: station inspect {shlex.quote(str(options.bundle))} PICTURES{chosen}", file=sys.stderr)
     return 0
 
 

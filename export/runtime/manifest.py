@@ -14,8 +14,10 @@ __all__ = [
     "DeviceContract",
     "Draft",
     "Engine",
+    "Fallback",
     "FileEntry",
     "Golden",
+    "Hardware",
     "Input",
     "JsonObject",
     "Manifest",
@@ -26,23 +28,32 @@ __all__ = [
     "Signer",
     "bundle_id",
     "canonical_bytes",
+    "is_batch_profile",
     "parse_manifest",
 ]
 
 SCHEMA: Final = 1
 
 Runtime: TypeAlias = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+Hardware: TypeAlias = Literal["this-gpu", "same-capability", "ampere-plus"]
+Fallback: TypeAlias = Literal["onnxruntime-cpu", "onnxruntime-cuda"]
 Role: TypeAlias = Literal["model", "engine", "golden-frame", "golden-scores", "report"]
 JsonObject: TypeAlias = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceContract:
-    """The device the budget was measured on: its name, its runtime and the precision it computes in."""
+    """The device the budget was measured on: its name, its runtime and the precision it computes in.
+
+    ``batch`` is the least, best and most frames at once of an engine built for it. ``fallback`` runs the model where
+    the runtime cannot, None for a station that shall rather stand still.
+    """
 
     name: str
     runtime: Runtime
     precision: str
+    batch: tuple[int, ...] = (1, 1, 16)
+    fallback: Fallback | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +98,22 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """A file compiled for one runtime version and the targets (such as "sm_87") it runs on."""
+    """A file compiled for one version of a runtime.
+
+    ``targets`` are compute capabilities such as "8.6": of TensorRT-RTX those it was built for, none for a portable
+    engine; of TensorRT that of the GPU it was built on, and ``hardware`` says on which others it runs. ``batch`` is the
+    least, best and most frames at once, ``model_sha256`` the hash of the ONNX file it was built from.
+    """
 
     path: str
-    runtime: Runtime
+    runtime: Literal["tensorrt", "tensorrt-rtx"]
     precision: str
     version: str
     targets: tuple[str, ...]
+    batch: tuple[int, ...]
+    hardware: Hardware
+    version_compatible: bool
+    model_sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +233,18 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
             any(f.size < 0 or not re.fullmatch("[0-9a-f]{64}", f.sha256) for f in m.files),
             "a file has no sound hash",
         ),
+        (
+            not all(is_batch_profile(batch) for batch in (m.device.batch, *(engine.batch for engine in m.engines))),
+            "a batch profile is not least, best and most",
+        ),
+        (
+            not {engine.model_sha256 for engine in m.engines} <= {entry.sha256 for entry in m.files},
+            "an engine was built from another model",
+        ),
+        (
+            any(e.runtime == "tensorrt-rtx" and (e.version_compatible or e.hardware != "this-gpu") for e in m.engines),
+            "a TensorRT-RTX engine claims what only TensorRT has",
+        ),
         (_with_role(m, "model") != [m.model.path], "the model is not the one file of that role"),
         (
             _with_role(m, "golden-scores") != [m.golden.path],
@@ -223,6 +255,11 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
             "the engines are not the files of that role",
         ),
     ]
+
+
+def is_batch_profile(batch: tuple[int, ...]) -> bool:
+    """Return whether these are the least, best and most frames at once."""
+    return len(batch) == 3 and 1 <= batch[0] <= batch[1] <= batch[2]
 
 
 def _with_role(manifest: Manifest, role: Role) -> list[str]:

@@ -1,5 +1,6 @@
 """An inspection station: a verified bundle, its network open, its golden pictures scored as before."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from export.runtime import compat
+from export.runtime import compat, cuda, overlay
 from export.runtime.decision import Decision, VerdictName, decide, softmax
-from export.runtime.engines import OnnxRunner
-from export.runtime.errors import BundleRefused, ImageRefused
+from export.runtime.engines import Runner, open_runner
+from export.runtime.errors import BundleRefused, EnvironmentLacks, ImageRefused
 from export.runtime.golden import Frame, compare, read_golden
 from export.runtime.image import decode, fit
-from export.runtime.manifest import Manifest
+from export.runtime.manifest import Manifest, Runtime
 from export.runtime.trust import VerifiedBundle, load_trusted, verify_bundle
 
 
@@ -38,24 +39,38 @@ class Verdict:
 class Station:
     """A bundle ready to inspect; get one by ``Station.load``."""
 
-    def __init__(self, manifest: Manifest, runner: OnnxRunner) -> None:
+    def __init__(self, manifest: Manifest, runner: Runner) -> None:
         self.manifest = manifest
         self._runner = runner
 
     @classmethod
-    def load(cls, bundle: Path, trusted_keys: Sequence[Path] | Mapping[str, Ed25519PublicKey]) -> Self:
+    def load(
+        cls,
+        bundle: Path,
+        trusted_keys: Sequence[Path] | Mapping[str, Ed25519PublicKey],
+        *,
+        runtime: Runtime | None = None,
+        store: Path | None = None,
+    ) -> Self:
         """Return a station running the bundle, once everything about it has been verified.
 
-        ``trusted_keys`` are public key files, folders of them, or the keys by id. Raises BundleRefused
-        where trust, files or golden scores do not hold, EnvironmentLacks where this machine cannot run
-        the bundle, and UsageError where the keys cannot be read.
+        ``trusted_keys`` are public key files, folders of them, or the keys by id. ``runtime`` is another than the
+        bundle's own; only where it is not given may the bundle's fallback step in, and that is logged as a warning.
+        ``store`` is the station's folder, whose own engine of this bundle goes before the bundle's.
+
+        Raises BundleRefused where trust, files or golden scores do not hold, EnvironmentLacks where this machine
+        cannot run the bundle, and UsageError where the keys cannot be read.
         """
         trusted = trusted_keys if isinstance(trusted_keys, Mapping) else load_trusted(trusted_keys)
         verified = verify_bundle(bundle, trusted)
-        compat.require(verified.manifest)
-        station = cls(verified.manifest, _open(verified))
-        station._check_golden(verified)
+        station = cls(verified.manifest, _open(verified, runtime, store))
+        station.check_golden(verified)
         return station
+
+    @property
+    def provider(self) -> str:
+        """What computes, as the runtime itself says."""
+        return self._runner.provider
 
     def inspect(self, image: Path | bytes | NDArray[np.generic]) -> Verdict:
         """Return the verdict on one picture: a file, a file's bytes, or pixels as ``image.fit`` takes them.
@@ -92,7 +107,8 @@ class Station:
     def _by_label(self, row: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(self.manifest.labels, row.tolist(), strict=True))
 
-    def _check_golden(self, verified: VerifiedBundle) -> None:
+    def check_golden(self, verified: VerifiedBundle) -> None:
+        """Raise BundleRefused unless every golden picture of the bundle gets its scores and its decision again."""
         expected = read_golden(verified.manifest, verified.contents)
         found = []
         for frame in expected:
@@ -107,14 +123,23 @@ class Station:
             raise BundleRefused(f"the golden frame {path}: {error}") from error
 
 
-def _open(verified: VerifiedBundle) -> OnnxRunner:
-    manifest = verified.manifest
-    return OnnxRunner(
-        verified.contents[manifest.model.path],
-        runtime=manifest.device.runtime,
-        threads=manifest.threads,
-        input_name=manifest.input.name,
-        output_name=manifest.output.name,
-        frame_shape=(manifest.input.height, manifest.input.width, manifest.input.channels),
-        classes=len(manifest.labels),
-    )
+def _open(verified: VerifiedBundle, runtime: Runtime | None, store: Path | None) -> Runner:
+    device = verified.manifest.device
+    try:
+        return _open_in(verified, runtime or device.runtime, store)
+    except EnvironmentLacks as error:
+        if runtime is not None or device.fallback is None:
+            raise
+        log = logging.getLogger(__name__)
+        log.warning("FALLING BACK from %s to %s, as the bundle allows: %s", device.runtime, device.fallback, error)
+    return _open_in(verified, device.fallback, store)
+
+
+def _open_in(verified: VerifiedBundle, runtime: Runtime, store: Path | None) -> Runner:
+    compat.require(verified.manifest, runtime)
+    own = None if store is None else overlay.read(store, verified, runtime)
+    if own is None:
+        return open_runner(verified, runtime)
+    record, plan = own
+    overlay.check_machine(record, cuda.gpu())
+    return open_runner(verified, runtime, (record.engine, plan))

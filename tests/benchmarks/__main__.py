@@ -9,6 +9,7 @@ from tests.benchmarks import (
     calibration,
     collapse_latency,
     darts_search,
+    engines,
     modes,
     prediction,
     probe,
@@ -39,6 +40,7 @@ def main(context: click.Context) -> None:
 
 
 main.command("collapse-latency")(collapse_latency.main)
+main.command("engines")(engines.main)
 main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)
 main.command("calibration")(calibration.main)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from export.runtime.engine_builder import EngineOptions
 from export.runtime.errors import UsageError
 from factory.profiles import SHIPPED, TeacherSettings, available, load_device, load_line
 from factory.swapout.schedule import Noise, Schedule
@@ -343,6 +344,18 @@ def test_a_profile_of_the_working_folder_goes_before_a_shipped_one(tmp_path: Pat
         ),
         ("precision", "thread = 1\nprecision", "thread: unknown key; did you mean 'threads'?"),
         ("precision", "compute_capabilities = [8.6]\nprecision", "compute_capabilities.0: input should be a valid str"),
+        (
+            "precision",
+            'compute_capabilities = ["8.6"]\nprecision',
+            "compute_capabilities are of the runtime tensorrt-rtx",
+        ),
+        ("precision", "batch = [1, 4, 2]\nprecision", "batch must be 1, the best and the most frames at once"),
+        ("precision", "batch = [4, 4, 4]\nprecision", "batch must be 1, the best and the most frames at once"),
+        ("precision", "batch = [1, 4]\nprecision", "batch.2: missing"),
+        ("precision", 'fallback = "onnxruntime-cpu"\nprecision', "fallback must be another runtime"),
+        ("precision", 'fallback = "tensorrt"\nprecision', "fallback: input should be 'onnxruntime-cpu'"),
+        ("precision", "version_compatible = true\nprecision", "version_compatible and hardware are of the runtime ten"),
+        ("precision", 'hardware = "any"\nprecision', "hardware: input should be 'this-gpu', 'same-capability'"),
     ],
 )
 def test_a_wrong_device_profile_is_refused(old: str, new: str, said: str, tmp_path: Path) -> None:
@@ -350,3 +363,17 @@ def test_a_wrong_device_profile_is_refused(old: str, new: str, said: str, tmp_pa
     with pytest.raises(UsageError) as caught:
         load_device("bench")
     assert said in str(caught.value)
+
+
+def test_a_device_says_what_its_engine_is_built_for(tmp_path: Path) -> None:
+    text = DEVICE.replace("onnxruntime-cpu", "tensorrt")
+    more = 'fallback = "onnxruntime-cuda"\nbatch = [1, 1, 1]\nhardware = "ampere-plus"\nversion_compatible = true\n'
+    written(tmp_path / "profiles" / "devices", text + more, "bench.toml")
+    device = load_device("bench")
+    assert device.fallback == "onnxruntime-cuda"
+    assert device.engine == EngineOptions(
+        runtime="tensorrt", batch=(1, 1, 1), hardware="ampere-plus", version_compatible=True
+    )
+    assert load_device("rtx-station").engine == EngineOptions(runtime="tensorrt-rtx", batch=(1, 1, 16))
+    with pytest.raises(UsageError, match=r"onnxruntime-cpu runs the ONNX model.*export\.also_for"):
+        _ = load_device("cpu-x86").engine

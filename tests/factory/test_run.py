@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.runtime.errors import EnvironmentLacks
 from export.runtime.station import Station
+from export.runtime.tensorrt_library import header_version
 from factory.data.dataset import load
 from factory.delivery import EXACT
 from factory.profiles import load_line
@@ -22,7 +24,7 @@ from factory.spaces.plan import Input
 from factory.spaces.residual import parse, plan
 from factory.training.finish import load_plain
 from factory.training.pictures import predict, standard
-from tests.conftest import Finished
+from tests.conftest import RTX, Finished
 from tests.tiny import factory, make_images, make_line
 
 CONTRACT = {
@@ -81,6 +83,27 @@ def test_station_decides_as_torch_on_every_test_image(finished: Finished) -> Non
     rejected = 1 - scores[:, 0] >= manifest["decision"]["threshold"]
     assert [v.verdict for v in verdicts] == ["reject" if r else "pass" for r in rejected]
     assert np.allclose([v.scores["good"] for v in verdicts], scores[:, 0], atol=1e-5)
+
+
+@pytest.mark.skipif(not RTX, reason="the extra rtx is not installed")
+def test_the_engine_of_another_device_is_in_the_bundle_with_all_that_is_to_be_known_of_it(finished: Finished) -> None:
+    manifest = json.loads((finished.bundle / "manifest.json").read_bytes())
+    (engine,) = manifest["engines"]
+    model = (finished.bundle / "model.onnx").read_bytes()
+    plan = (finished.bundle / engine.pop("path")).read_bytes()
+    version = header_version(plan)
+    assert engine == {
+        "runtime": "tensorrt-rtx",
+        "precision": "fp32",
+        "version": version,
+        "targets": [],
+        "batch": [1, 1, 16],
+        "hardware": "this-gpu",
+        "version_compatible": False,
+        "model_sha256": hashlib.sha256(model).hexdigest(),
+    }
+    with pytest.raises(EnvironmentLacks):  # no GPU runs it here, and nothing else steps in
+        Station.load(finished.bundle, [Path(f"{finished.key}.pub")], runtime="tensorrt-rtx")
 
 
 def test_station_command_line_needs_neither_torch_nor_the_factory(finished: Finished) -> None:

@@ -24,6 +24,7 @@ from export.runtime.manifest import (
     DecisionRule,
     DeviceContract,
     Draft,
+    Engine,
     Golden,
     Input,
     Model,
@@ -112,6 +113,21 @@ def draft(**changes: Any) -> Draft:
     return Draft(**(known | changes))
 
 
+def engine(**changes: Any) -> Engine:
+    known: dict[str, Any] = {
+        "path": "e.plan",
+        "runtime": "tensorrt",
+        "precision": "fp16",
+        "version": "10.16.1.11",
+        "targets": ("8.6",),
+        "batch": (1, 1, 16),
+        "hardware": "same-capability",
+        "version_compatible": False,
+        "model_sha256": "0" * 64,
+    }
+    return Engine(**(known | changes))
+
+
 def scored(model: bytes, asked: Draft) -> bytes:
     """The golden scores as the workstation makes them, by the station's own runtime."""
     frames = np.stack([fit(decode(picture(grey)), SIZE, SIZE, 1) for grey in GREYS.values()])
@@ -135,7 +151,14 @@ class MakeBundle(Protocol):
 def tiny() -> SimpleNamespace:
     """What the tests need of this file's functions: test files cannot import one another."""
     return SimpleNamespace(
-        picture=picture, network=network, runner=runner, draft=draft, scored=scored, labels=LABELS, size=SIZE
+        picture=picture,
+        network=network,
+        runner=runner,
+        draft=draft,
+        engine=engine,
+        scored=scored,
+        labels=LABELS,
+        size=SIZE,
     )
 
 

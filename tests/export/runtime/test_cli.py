@@ -137,14 +137,20 @@ def test_a_path_the_system_refuses_is_told_without_a_traceback(station: Said, bu
 
 
 def test_inspect_exits_with_3_where_the_machine_cannot_run_the_bundle(
-    station: Said, make_bundle: Callable[..., Path], trust: list[Path], tiny: SimpleNamespace, pictures: Path
+    station: Said,
+    make_bundle: Callable[..., Path],
+    trust: list[Path],
+    tiny: SimpleNamespace,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     asked = tiny.draft()
     device = type(asked.device)(name="orin", runtime="tensorrt", precision="fp16")
     folder = make_bundle(asked=tiny.draft(device=device))
     code, out, err = station("inspect", folder, pictures, "--trust", trust[0])
     assert (code, out) == (3, "")
-    assert "cannot run them yet" in err
+    assert "pip install 'edge-model-factory[trt]'" in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["verify"], ["inspect", "bundle"], ["fly", "bundle"]])

@@ -8,7 +8,7 @@ from export.runtime import compat
 from export.runtime.errors import EnvironmentLacks
 from export.runtime.manifest import DeviceContract
 
-HERE = compat.Installed(module=True, packages={"onnxruntime": "1.20"})
+HERE = compat.Installed(modules=frozenset({"onnxruntime"}), packages={"onnxruntime": "1.20"})
 
 
 def on(runtime: str) -> DeviceContract:
@@ -20,28 +20,40 @@ def test_a_machine_with_the_runtime_lacks_nothing(tiny: SimpleNamespace) -> None
     assert compat.problems(tiny.draft(device=on("onnxruntime-cuda")), HERE) == []
 
 
-@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
-def test_an_engine_this_station_cannot_run_yet_is_said_plainly(tiny: SimpleNamespace, runtime: str) -> None:
-    (problem,) = compat.problems(tiny.draft(device=on(runtime)), HERE)
-    assert problem.found == runtime
-    assert "cannot run them yet" in problem.fix
-
-
 @pytest.mark.parametrize(
-    ("runtime", "package"), [("onnxruntime-cpu", "onnxruntime"), ("onnxruntime-cuda", "onnxruntime-gpu")]
+    ("runtime", "package", "modules"),
+    [
+        ("onnxruntime-cpu", "onnxruntime", 1),
+        ("onnxruntime-cuda", "onnxruntime-gpu", 1),
+        ("tensorrt", "edge-model-factory[trt]", 2),
+        ("tensorrt-rtx", "edge-model-factory[rtx]", 3),
+    ],
 )
-def test_a_missing_runtime_is_named_with_its_package(tiny: SimpleNamespace, runtime: str, package: str) -> None:
-    (problem,) = compat.problems(tiny.draft(device=on(runtime)), compat.Installed(module=False, packages={}))
-    assert problem.fix == f"Install it: pip install {package}"
+def test_a_missing_runtime_is_named_with_its_package(
+    tiny: SimpleNamespace, runtime: str, package: str, modules: int
+) -> None:
+    bare = compat.Installed(modules=frozenset(), packages={})
+    found = compat.problems(tiny.draft(device=on(runtime)), bare)
+    assert {problem.fix for problem in found} == {f"Install it: pip install '{package}'"}
+    assert len(found) == modules
+    assert compat.problems(tiny.draft(), bare, runtime) == found  # type: ignore[arg-type]
+    everything = frozenset(problem.found.removeprefix("no module ") for problem in found)
+    assert compat.problems(tiny.draft(device=on(runtime)), compat.Installed(everything, {})) == []
+
+
+def test_what_is_installed_is_found_without_importing_it() -> None:
+    here = compat.installed()
+    assert "onnxruntime" in here.modules
+    assert len(here.packages) == 1
 
 
 def test_every_problem_is_listed(tiny: SimpleNamespace) -> None:
     asked = tiny.draft(device=on("tensorrt"))
     asked = replace(asked, input=replace(asked.input, resize="crop-v0"))
-    both = compat.Installed(module=True, packages={"onnxruntime": "1.20", "onnxruntime-gpu": "1.27"})
+    both = compat.Installed(frozenset({"cuda.bindings"}), {"onnxruntime": "1.20", "onnxruntime-gpu": "1.27"})
     assert [problem.found for problem in compat.problems(asked, both)] == [
         "crop-v0",
-        "tensorrt",
+        "no module tensorrt",
         "onnxruntime 1.20 and onnxruntime-gpu 1.27",
     ]
 

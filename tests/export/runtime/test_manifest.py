@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from export.runtime.errors import BundleRefused, EnvironmentLacks
 from export.runtime.manifest import (
-    Engine,
     FileEntry,
     Manifest,
     Signer,
@@ -26,9 +25,7 @@ Place = tuple[str | int, ...]
 
 @pytest.fixture(scope="module")
 def whole(tiny: SimpleNamespace) -> Manifest:
-    draft = tiny.draft(
-        engines=(Engine(path="e.plan", runtime="tensorrt", precision="fp16", version="10.13", targets=("sm_90",)),)
-    )
+    draft = tiny.draft(engines=(tiny.engine(),))
     roles = {"model.onnx": "model", "golden/scores.json": "golden-scores", "e.plan": "engine"}
     files = tuple(FileEntry(path=path, size=1, sha256="0" * 64, role=role) for path, role in roles.items())
     known = {name: getattr(draft, name) for name in draft.__dataclass_fields__}
@@ -170,6 +167,15 @@ def test_another_schema_is_a_lack_of_this_station_and_not_of_the_bundle(value: d
         (("files", 0, "role"), "report", "the model is not the one file"),
         (("files", 1, "role"), "report", "the golden scores are not the one file"),
         (("files", 2, "role"), "report", "the engines are not the files"),
+        (("engines", 0, "runtime"), "onnxruntime-cpu", "tensorrt-rtx"),
+        (("engines", 0, "batch"), [1, 1], "a batch profile is not least, best and most"),
+        (("engines", 0, "batch"), [0, 1, 1], "a batch profile"),
+        (("engines", 0, "batch"), [2, 1, 4], "a batch profile"),
+        (("device", "batch"), [1, 4, 2], "a batch profile"),
+        (("device", "fallback"), "tensorrt", "onnxruntime-cpu"),
+        (("engines", 0, "model_sha256"), "1" * 64, "an engine was built from another model"),
+        (("engines", 0, "runtime"), "tensorrt-rtx", "claims what only TensorRT has"),
+        (("engines", 0, "hardware"), "any", "this-gpu"),
         (("model", "path"), "other.onnx", "the model is not the one file"),
     ],
 )

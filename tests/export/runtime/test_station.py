@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from export.runtime.errors import BundleRefused, EnvironmentLacks, GateError, ImageRefused
 from export.runtime.keys import load_trusted
-from export.runtime.manifest import DecisionRule, DeviceContract, Engine, canonical_bytes
+from export.runtime.manifest import DecisionRule, DeviceContract, canonical_bytes
 from export.runtime.station import Station
 
 Make = Callable[..., Path]
@@ -121,12 +122,54 @@ def test_a_network_without_finite_scores_never_gets_to_inspect(
         Station.load(folder, trust)
 
 
-def test_an_engine_is_verified_but_not_run_yet(make_bundle: Make, trust: list[Path], tiny: SimpleNamespace) -> None:
-    engine = Engine(path="e.plan", runtime="tensorrt", precision="fp16", version="10.13", targets=("sm_90",))
-    asked = tiny.draft(device=DeviceContract(name="orin", runtime="tensorrt", precision="fp16"), engines=(engine,))
-    folder = make_bundle(asked=asked, extra={"e.plan": ("engine", b"engine")})
-    with pytest.raises(EnvironmentLacks, match="cannot run them yet"):
+ORIN = DeviceContract(name="orin", runtime="tensorrt", precision="fp16")
+
+
+@pytest.fixture
+def _no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+@pytest.mark.usefixtures("_no_tensorrt")
+def test_a_runtime_that_is_not_here_is_an_error_and_no_other_steps_in(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(EnvironmentLacks, match=r"edge-model-factory\[trt\]"):
+        Station.load(make_bundle(asked=tiny.draft(device=ORIN)), trust)
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("_no_tensorrt")
+def test_a_fallback_steps_in_where_the_profile_chose_it_and_is_said(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_bundle(asked=tiny.draft(device=replace(ORIN, fallback="onnxruntime-cpu")))
+    station = Station.load(folder, trust)
+    assert station.provider == "CPUExecutionProvider"
+    assert station.inspect(tiny.picture(220)).verdict == "reject"
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    assert said.getMessage().startswith("FALLING BACK from tensorrt to onnxruntime-cpu, as the bundle allows: ")
+    assert "expected the package edge-model-factory[trt], found no module tensorrt" in said.getMessage()
+    with pytest.raises(EnvironmentLacks, match="trt"):  # asked for by name, nothing else will do
+        Station.load(folder, trust, runtime="tensorrt")
+
+
+def test_a_fallback_does_not_hide_a_bundle_that_was_changed(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace
+) -> None:
+    folder = make_bundle(asked=tiny.draft(device=replace(ORIN, fallback="onnxruntime-cpu")))
+    (folder / "model.onnx").write_bytes(b"x")
+    with pytest.raises(BundleRefused, match="changed after signing"):
         Station.load(folder, trust)
+
+
+def test_another_runtime_than_the_bundles_may_be_asked_for(
+    make_bundle: Make, trust: list[Path], tiny: SimpleNamespace
+) -> None:
+    folder = make_bundle(asked=tiny.draft(device=ORIN))
+    assert Station.load(folder, trust, runtime="onnxruntime-cpu").provider == "CPUExecutionProvider"
 
 
 def test_another_resize_rule_is_a_lack_of_this_station(

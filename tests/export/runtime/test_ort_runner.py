@@ -81,6 +81,40 @@ def test_a_model_the_runtime_cannot_read_is_told_quietly(
     assert capfd.readouterr().out == ""
 
 
-def test_a_tensorrt_engine_is_not_run_yet(tiny: SimpleNamespace) -> None:
-    with pytest.raises(EnvironmentLacks, match="cannot run yet"):
+def test_an_engine_is_no_model(tiny: SimpleNamespace) -> None:
+    with pytest.raises(EnvironmentLacks, match="expected one of onnxruntime-cpu, onnxruntime-cuda, found tensorrt"):
         tiny.runner(tiny.network(), runtime="tensorrt")
+
+
+def test_frames_bound_once_are_computed_again_and_again(tiny: SimpleNamespace, frames: np.ndarray) -> None:
+    runner = tiny.runner(tiny.network())
+    compute = runner.bound(frames[:, :, ::-1])  # not contiguous
+    for _ in range(3):
+        compute()
+    with pytest.raises(UsageError, match=r"expected uint8 \(N, 8, 8, 1\)"):
+        runner.bound(frames.astype(np.float32))
+    with pytest.raises(UsageError, match="one frame at a time: expected a batch of 1, found a batch of 5"):
+        tiny.runner(tiny.network(batch=1)).bound(frames)
+
+
+@pytest.mark.parametrize(("loads", "opened"), [(False, "no such library"), (True, "CPUExecutionProvider instead")])
+def test_cuda_that_does_not_load_is_not_replaced_by_the_processor(
+    tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], loads: bool, opened: str
+) -> None:
+    """As the GPU package does without CUDA's libraries: it names the provider, prints, and opens another one."""
+    asked: list[dict[str, Any]] = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, model: bytes, options: Any, **rest: Any) -> None:
+            asked.append(rest | {"strict": options.get_session_config_entry("session.disable_cpu_ep_fallback")})
+            if not loads:
+                raise RuntimeError("no such library")
+            super().__init__(model)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("not found"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    with pytest.raises(EnvironmentLacks, match=rf"expected CUDAExecutionProvider, found {opened}\. Check nvidia-smi"):
+        tiny.runner(tiny.network(), runtime="onnxruntime-cuda")
+    assert asked == [{"providers": ["CUDAExecutionProvider"], "enable_fallback": 0, "strict": "1"}]
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,70 @@
+"""An engine built on the station from the bundle's ONNX model, and proven on its golden pictures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from export.runtime import compat, cuda, overlay
+from export.runtime.engine_builder import BuiltEngine, EngineOptions, as_engine_runtime, build_engine
+from export.runtime.engines import EngineRunner, contract_of
+from export.runtime.errors import EnvironmentLacks
+from export.runtime.manifest import Runtime
+from export.runtime.station import Station
+from export.runtime.trt_runner import REBUILD
+from export.runtime.trust import VerifiedBundle, verify_bundle
+
+TIMINGS = "timings"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was built: its record in the store, the library, its size in bytes, the seconds it took."""
+
+    record: Path
+    version: str
+    size: int
+    seconds: float
+
+
+def rebuild_engine(
+    folder: Path, trusted: Mapping[str, Ed25519PublicKey], store: Path, runtime: Runtime | None = None
+) -> Rebuilt:
+    """Build an engine from the bundle's model, prove it on the golden pictures, and record it in the store.
+
+    ``runtime`` is another than the bundle's own. Nothing is recorded unless every golden picture came out again.
+
+    Raises BundleRefused where the bundle or a golden picture does not hold, GateError where the model cannot be built,
+    EnvironmentLacks where this machine cannot build the engine or run it, and UsageError for a runtime without engines.
+    """
+    bundle = verify_bundle(folder, trusted)
+    manifest = bundle.manifest
+    wanted = as_engine_runtime(runtime or manifest.device.runtime)
+    compat.require(manifest, wanted)
+    start = perf_counter()
+    built = build_engine(
+        bundle.contents[manifest.model.path],
+        EngineOptions(runtime=wanted, batch=manifest.device.batch),
+        store / TIMINGS,
+    )
+    seconds = perf_counter() - start
+    engine = built.entry(f"{wanted}.engine", manifest.model.precision)
+    _prove(bundle, built)
+    path = overlay.record(store, bundle, engine, built.plan, cuda.gpu())
+    return Rebuilt(path, built.version, len(built.plan), seconds)
+
+
+def _prove(bundle: VerifiedBundle, built: BuiltEngine) -> None:
+    manifest = bundle.manifest
+    try:
+        runner = EngineRunner(built.plan, built.entry("", manifest.model.precision), contract_of(manifest))
+    except EnvironmentLacks as error:
+        raise EnvironmentLacks(
+            f"an engine of {len(built.plan)} bytes was built, but it cannot be run here on the golden pictures, "
+            "so it is not recorded",
+            found=error.message if error.found is None else f"{error.message}: {error.found}",
+            fix="Run the bundle by another runtime on this GPU" if error.fix == REBUILD else error.fix,
+        ) from error
+    Station(manifest, runner).check_golden(bundle)
