@@ -295,7 +295,10 @@ class LineProfile(_Table):
 
 
 class DeviceProfile(_Table):
-    """One kind of station."""
+    """One kind of station.
+
+    `measured` says where its latencies are measured: on this machine, which then is such a station, or at the station.
+    """
 
     name: str = Field(pattern=NAME)
     description: str
@@ -303,6 +306,7 @@ class DeviceProfile(_Table):
     precision: Literal["fp32"]
     threads: int = Field(1, ge=1, le=256)
     compute_capabilities: tuple[str, ...] = ()
+    measured: Literal["here", "station"] = "here"
 
 
 Profile = TypeVar("Profile", LineProfile, DeviceProfile)

@@ -53,7 +53,7 @@ class Station:
         trusted = trusted_keys if isinstance(trusted_keys, Mapping) else load_trusted(trusted_keys)
         verified = verify_bundle(bundle, trusted)
         compat.require(verified.manifest)
-        station = cls(verified.manifest, _open(verified))
+        station = cls(verified.manifest, open_runner(verified))
         station._check_golden(verified)
         return station
 
@@ -107,7 +107,8 @@ class Station:
             raise BundleRefused(f"the golden frame {path}: {error}") from error
 
 
-def _open(verified: VerifiedBundle) -> OnnxRunner:
+def open_runner(verified: VerifiedBundle) -> OnnxRunner:
+    """Open the network of a bundle in the runtime it is for; raises as the runner does."""
     manifest = verified.manifest
     return OnnxRunner(
         verified.contents[manifest.model.path],

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.build.measure import Latency, measure
 from export.runtime.engines import OnnxRunner
+from export.runtime.timing import Latency, measure
 
 
 def model(width: int) -> bytes:

@@ -1,0 +1,123 @@
+"""How fast a bundle's network runs on this station, and whether it keeps the budget it was made for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from export.runtime.fingerprint import fingerprint
+from export.runtime.manifest import JsonObject, Manifest, bundle_id
+from export.runtime.station import Station, open_runner
+from export.runtime.timing import CV_LIMIT, PUBLISHED, Effort, Variant, random_frames, time_variants
+from export.runtime.trust import verify_bundle
+
+COLUMNS: Final = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "frames_per_s", "cv", "runs")
+
+
+def bench(
+    folder: Path,
+    trusted: Mapping[str, Ed25519PublicKey],
+    *,
+    batch: int,
+    every_ms: float,
+    say: Callable[[str], None],
+    effort: Effort = PUBLISHED,
+) -> dict[str, Any]:
+    """Time a bundle back to back, without transfers and, unless ``every_ms`` is 0, with a batch every so many ms.
+
+    The document has the figures of back to back at its top. ``within_budget`` is None where the bundle names no limit,
+    or frames come together: the limit is that of one frame. Raises as ``Station.load`` does.
+    """
+    Station.load(folder, trusted)  # a network that does not decide as it should has no latency worth knowing
+    verified = verify_bundle(folder, trusted)
+    manifest = verified.manifest
+    machine = fingerprint(manifest.device.runtime)
+    frames = random_frames((manifest.input.height, manifest.input.width, manifest.input.channels), batch)
+    ways = {
+        "back to back": Variant(partial(open_runner, verified), frames),
+        "without transfers": Variant(partial(open_runner, verified), frames, transfers=False),
+    }
+    if every_ms:
+        ways["after idle"] = Variant(partial(open_runner, verified), frames, every_ms=every_ms)
+    turns = iter(range(1, effort.rounds * len(ways) + 1))
+    timed = time_variants(
+        list(ways.values()), effort, tick=lambda: say(f"bench: turn {next(turns)} of {effort.rounds * len(ways)}")
+    )
+    figures = dict(zip(ways, (latency.as_json() for latency in timed), strict=True))
+    own, limit = figures["back to back"], latency_limit_ms(manifest)
+    return {
+        "bundle": bundle_id(verified.manifest_bytes),
+        "backend": manifest.device.runtime,
+        "precision": manifest.model.precision,
+        "threads": manifest.threads,
+        **own,
+        "cv_limit": CV_LIMIT,
+        "without_transfers": figures["without transfers"],
+        "after_idle": {"every_ms": every_ms, **figures["after idle"]} if every_ms else None,
+        "budget_ms": limit,
+        "within_budget": None if limit is None or batch > 1 else timed[0].p50 <= limit,
+        "fingerprint": asdict(machine),
+    }
+
+
+def latency_limit_ms(manifest: Manifest) -> float | None:
+    """Return the limit of one frame's median latency that the bundle was made for, or None if it names none."""
+    latency = manifest.budget.get("latency_ms")
+    limit = latency.get("limit") if isinstance(latency, dict) else None
+    return float(limit) if isinstance(limit, int | float) and not isinstance(limit, bool) else None
+
+
+def lines(document: Mapping[str, Any]) -> list[str]:
+    """The document as a table for people."""
+    rows: list[tuple[str, Mapping[str, Any]]] = [
+        ("back to back", document),
+        ("without transfers", document["without_transfers"]),
+    ]
+    idle = document["after_idle"]
+    if idle is not None:
+        rows.append((f"every {idle['every_ms']:g} ms", idle))
+    kept = {True: "kept", False: "MISSED", None: "not judged"}[document["within_budget"]]
+    limit = "none in the bundle" if document["budget_ms"] is None else f"{document['budget_ms']:g} ms a frame, {kept}"
+    return [
+        f"bundle {document['bundle']}: {document['provider']}, {document['precision']}, "
+        f"threads {document['threads']}, batch {document['batch']}",
+        *table(rows),
+        f"budget: {limit}",
+        *machine_lines(document["fingerprint"]),
+    ]
+
+
+def table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Figures in columns, ms a run; those of an unsteady run are marked and explained below."""
+    width = max(len(name) for name, _ in rows) + 2
+    found = ["".ljust(width) + "".join(column.removesuffix("_ms").rjust(13) for column in COLUMNS)]
+    for name, figures in rows:
+        cells = [_cell(column, figures) for column in COLUMNS]
+        found.append(name.ljust(width) + "".join(cell.rjust(13) for cell in cells))
+    if any(figures["noisy"] for _, figures in rows):
+        found.append(
+            f"* unsteady: the coefficient of variation is above {CV_LIMIT:g}. Something else was at work, or the clock "
+            "changed; end it and measure again before trusting these figures"
+        )
+    return found
+
+
+def machine_lines(machine: Mapping[str, JsonObject]) -> list[str]:
+    """A fingerprint (its ``asdict``) in two lines."""
+    return [f"{part}: {'; '.join(_told(name, value) for name, value in machine[part].items())}" for part in machine]
+
+
+def _told(name: str, value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(_told(f"{name} {inner}", found) for inner, found in value.items())
+    return f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def _cell(column: str, figures: Mapping[str, Any]) -> str:
+    value = figures[column]
+    if column == "cv":
+        return f"{value:.2f}{' *' if figures['noisy'] else '  '}"
+    return str(value) if column == "runs" else f"{value:.1f}" if column == "frames_per_s" else f"{value:.3f}"
