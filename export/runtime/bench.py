@@ -1,6 +1,6 @@
 """How fast a bundle's network runs on this station, and whether it keeps the budget it was made for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from export.runtime.figures import machine_lines, table
 from export.runtime.fingerprint import fingerprint
-from export.runtime.manifest import JsonObject, Manifest, bundle_id
+from export.runtime.manifest import Manifest, bundle_id
 from export.runtime.station import Station, open_runner
 from export.runtime.timing import CV_LIMIT, PUBLISHED, Effort, Variant, random_frames, time_variants
 from export.runtime.trust import verify_bundle
 
-COLUMNS: Final = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "frames_per_s", "cv", "runs")
+EFFORT: Final[Effort] = PUBLISHED
 
 
 def bench(
@@ -24,7 +25,6 @@ def bench(
     batch: int,
     every_ms: float,
     say: Callable[[str], None],
-    effort: Effort = PUBLISHED,
 ) -> dict[str, Any]:
     """Time a bundle back to back, without transfers and, unless ``every_ms`` is 0, with a batch every so many ms.
 
@@ -42,9 +42,9 @@ def bench(
     }
     if every_ms:
         ways["after idle"] = Variant(partial(open_runner, verified), frames, every_ms=every_ms)
-    turns = iter(range(1, effort.rounds * len(ways) + 1))
+    turns = iter(range(1, EFFORT.rounds * len(ways) + 1))
     timed = time_variants(
-        list(ways.values()), effort, tick=lambda: say(f"bench: turn {next(turns)} of {effort.rounds * len(ways)}")
+        list(ways.values()), EFFORT, tick=lambda: say(f"bench: turn {next(turns)} of {EFFORT.rounds * len(ways)}")
     )
     figures = dict(zip(ways, (latency.as_json() for latency in timed), strict=True))
     own, limit = figures["back to back"], latency_limit_ms(manifest)
@@ -88,36 +88,3 @@ def lines(document: Mapping[str, Any]) -> list[str]:
         f"budget: {limit}",
         *machine_lines(document["fingerprint"]),
     ]
-
-
-def table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Figures in columns, ms a run; those of an unsteady run are marked and explained below."""
-    width = max(len(name) for name, _ in rows) + 2
-    found = ["".ljust(width) + "".join(column.removesuffix("_ms").rjust(13) for column in COLUMNS)]
-    for name, figures in rows:
-        cells = [_cell(column, figures) for column in COLUMNS]
-        found.append(name.ljust(width) + "".join(cell.rjust(13) for cell in cells))
-    if any(figures["noisy"] for _, figures in rows):
-        found.append(
-            f"* unsteady: the coefficient of variation is above {CV_LIMIT:g}. Something else was at work, or the clock "
-            "changed; end it and measure again before trusting these figures"
-        )
-    return found
-
-
-def machine_lines(machine: Mapping[str, JsonObject]) -> list[str]:
-    """A fingerprint (its ``asdict``) in two lines."""
-    return [f"{part}: {'; '.join(_told(name, value) for name, value in machine[part].items())}" for part in machine]
-
-
-def _told(name: str, value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(_told(f"{name} {inner}", found) for inner, found in value.items())
-    return f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
-
-
-def _cell(column: str, figures: Mapping[str, Any]) -> str:
-    value = figures[column]
-    if column == "cv":
-        return f"{value:.2f}{' *' if figures['noisy'] else '  '}"
-    return str(value) if column == "runs" else f"{value:.1f}" if column == "frames_per_s" else f"{value:.3f}"

@@ -89,10 +89,10 @@ def verify(data: bytes, signature: bytes, trusted: Mapping[str, Ed25519PublicKey
     return identity
 
 
-def sign_bundle(folder: Path, private: Ed25519PrivateKey, domain: bytes = DOMAIN) -> None:
+def sign_bundle(folder: Path, private: Ed25519PrivateKey) -> None:
     """Write manifest.sig beside the manifest in ``folder``: 64 bytes of signature, 8 of the key's id."""
     manifest = (folder / MANIFEST_NAME).read_bytes()
-    (folder / SIGNATURE_NAME).write_bytes(sign(manifest, private, domain))
+    (folder / SIGNATURE_NAME).write_bytes(sign(manifest, private, DOMAIN))
 
 
 def read_signed_manifest(

@@ -180,7 +180,7 @@ def unmeasured(runs: Path, name: str, lacking: int, asked: int) -> Unmeasured:
     return Unmeasured(
         f"{lacking} of {asked} networks have not been measured on device {name!r}, which is not this machine",
         expected=f"their latencies in {measured_path(name)}",
-        found=f"{asked - lacking} of them",
+        found=f"{asked - lacking} of {asked}",
         fix=(
             "They are remembered. Carry them to the station and back, then give this command again:\n"
             f"  factory measure {name} --kit kit{own}\n"
