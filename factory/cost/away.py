@@ -137,7 +137,10 @@ def _read(path: Path) -> Measured:
         return shape(Measured, read_json(path.read_bytes(), path.name), path.name)
     except BundleRefused as error:
         raise UsageError(
-            f"{path} cannot be used: {error}", fix="read the station's files again into a new one"
+            f"{path} cannot be used: {error.message}",
+            expected=error.expected,
+            found=error.found,
+            fix="delete it and read the station's files again",
         ) from None
 
 

@@ -109,7 +109,7 @@ def test_wrong_numbers_are_wrong_usage(arguments: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as exit_:
         main(["bench", "bundle", *arguments.split()])
     assert exit_.value.code == 2
-    assert arguments.split()[0] in capsys.readouterr().err
+    assert arguments.split(maxsplit=1)[0] in capsys.readouterr().err
 
 
 def test_unsteady_figures_are_marked_and_explained() -> None:
