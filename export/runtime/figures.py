@@ -6,15 +6,14 @@ from typing import Any, Final
 from export.runtime.manifest import JsonObject
 from export.runtime.timing import CV_LIMIT
 
-COLUMNS: Final = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "frames_per_s", "cv", "runs")
+COLUMNS: Final = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "frames_per_s", "cv", "cv_turns", "runs")
 
 
 def table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Figures in columns, ms a run; those of an unsteady run are marked and explained below."""
     width = max(len(name) for name, _ in rows) + 2
-    found = [
-        "".ljust(width) + "".join(column.removesuffix("_ms").replace("_per_", "/").rjust(13) for column in COLUMNS)
-    ]
+    heads = (column.removesuffix("_ms").replace("_per_", "/").replace("_", " ") for column in COLUMNS)
+    found = ["".ljust(width) + "".join(head.rjust(13) for head in heads)]
     for name, figures in rows:
         cells = [_cell(column, figures) for column in COLUMNS]
         found.append(name.ljust(width) + "".join(cell.rjust(13) for cell in cells))
@@ -26,8 +25,8 @@ def table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 def unsteady() -> str:
     """What the mark behind a coefficient of variation means."""
     return (
-        f"* unsteady: the coefficient of variation is above {CV_LIMIT:g}. Something else was at work, or the clock "
-        "changed; end it and measure again before trusting these figures"
+        f"* unsteady: the coefficient of variation of the runs (cv) is above {CV_LIMIT:g}. Something else was at work, "
+        "or the clock changed: p99 and max tell of that too, and the median holds as far as its turns agree (cv turns)"
     )
 
 
@@ -44,6 +43,8 @@ def _told(name: str, value: object) -> str:
 
 def _cell(column: str, figures: Mapping[str, Any]) -> str:
     value = figures[column]
+    if column == "cv_turns":
+        return f"{value:.1%}"
     if column == "cv":
         return f"{value:.2f}{' *' if figures['noisy'] else '  '}"
     return str(value) if column == "runs" else f"{value:.1f}" if column == "frames_per_s" else f"{value:.3f}"

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -33,7 +34,9 @@ class Summary:
     """The figures of one variant, in ms a run of `batch` frames.
 
     `cv` is the coefficient of variation of the runs, `noisy` whether it is above `CV_LIMIT`: the machine was busy with
-    something else or changed its clock. `frames_per_s` is what the mean run allows, however many came in fact.
+    something else or changed its clock. `cv_turns` is that of the turns' medians: how far the median can be trusted,
+    which a few late runs move little (0 after a single turn). `frames_per_s` is what the mean run allows, however many
+    came in fact.
     """
 
     p50_ms: float
@@ -44,6 +47,7 @@ class Summary:
     max_ms: float
     mean_ms: float
     cv: float
+    cv_turns: float
     noisy: bool
     runs: int
     batch: int
@@ -53,11 +57,12 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds of every timed run of a batch, and what computed them as the runtime says."""
+    """Milliseconds of every timed run of a batch, what computed them as the runtime says, the median of each turn."""
 
     samples_ms: tuple[float, ...]
     batch: int = 1
     provider: str = "unknown"
+    turn_medians_ms: tuple[float, ...] = ()
 
     def percentile(self, q: float) -> float:
         """The q-th percentile, in ms."""
@@ -71,8 +76,7 @@ class Latency:
     @property
     def summary(self) -> Summary:
         """Figures in ms, rounded to 0.1 us."""
-        mean = float(np.mean(self.samples_ms))
-        cv = float(np.std(self.samples_ms)) / mean
+        mean, cv = float(np.mean(self.samples_ms)), _variation(self.samples_ms)
         p50, p90, p95, p99 = (round(self.percentile(q), 4) for q in (50, 90, 95, 99))
         return Summary(
             p50_ms=p50,
@@ -83,6 +87,7 @@ class Latency:
             max_ms=round(max(self.samples_ms), 4),
             mean_ms=round(mean, 4),
             cv=round(cv, 3),
+            cv_turns=round(_variation(self.turn_medians_ms), 4),
             noisy=cv > CV_LIMIT,
             runs=len(self.samples_ms),
             batch=self.batch,
@@ -93,6 +98,10 @@ class Latency:
     def as_json(self) -> dict[str, float | int | str]:
         """The summary as a JSON object."""
         return asdict(self.summary)
+
+
+def _variation(values: Sequence[float]) -> float:
+    return float(np.std(values) / np.mean(values)) if values else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +145,7 @@ def time_variants(
     is opened for its turn and closed behind it, which keeps one session's threads from disturbing the next.
     Raises what opening or running a runner raises.
     """
-    samples: list[list[float]] = [[] for _ in variants]
+    turns: list[list[list[float]]] = [[] for _ in variants]
     providers = ["unknown"] * len(variants)
     for _ in range(effort.rounds):
         for index, variant in enumerate(variants):
@@ -144,12 +153,12 @@ def time_variants(
             providers[index] = runner.provider
             run = _run_of(runner, variant)
             _run_for(run, clock, effort.warm_up_s, WARM_UP_RUNS)
-            samples[index] += _run_for(run, clock, effort.seconds, effort.runs, variant.every_ms)
+            turns[index].append(_run_for(run, clock, effort.seconds, effort.runs, variant.every_ms))
             del runner, run
             tick()
     return [
-        Latency(tuple(own), len(variant.frames), provider)
-        for own, variant, provider in zip(samples, variants, providers, strict=True)
+        Latency(tuple(chain(*own)), len(variant.frames), provider, tuple(float(np.median(turn)) for turn in own))
+        for own, variant, provider in zip(turns, variants, providers, strict=True)
     ]
 
 
@@ -182,8 +191,12 @@ def _run_for(
     due, end = start, start + int(seconds * 1e9)
     while len(samples) < at_least or clock.now_ns() < end:
         if every_ms:
-            due = max(due + int(every_ms * 1e6), clock.now_ns())
-            clock.sleep((due - clock.now_ns()) / 1e9)
+            due += int(every_ms * 1e6)
+            wait = due - clock.now_ns()
+            if wait > 0:
+                clock.sleep(wait / 1e9)
+            else:
+                due -= wait
         start = clock.now_ns()
         run()
         samples.append((clock.now_ns() - start) / 1e6)

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from export.runtime.cli import main as station
 from export.runtime.keys import load_private, new_key
 from export.runtime.kit import MEASUREMENTS_DOMAIN, read_kit
 from export.runtime.strictjson import canonical_bytes
-from export.runtime.timing import Effort
+from export.runtime.timing import Effort, Summary
 from export.runtime.trust import load_trusted, sign
 from factory import measuring as module
 from factory.cost import book, table
@@ -29,7 +30,7 @@ from tests.tiny import factory, make_images, make_line
 
 AWAY = 'description = "the PC of hall 7"\nruntime = "onnxruntime-cpu"\nprecision = "fp32"\nmeasured = "station"\n'
 QUICK = Effort(rounds=2, seconds=0.0, runs=3, warm_up_s=0.0)
-FIGURES = {"p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "mean_ms", "cv", "noisy", "runs", "frames_per_s"}
+FIGURES = {field.name for field in fields(Summary)}
 
 
 @pytest.fixture

@@ -70,6 +70,8 @@ def test_a_large_network_takes_longer_and_the_times_are_those_of_the_clock() -> 
         assert len(latency.samples_ms) >= 2 * 5
         assert sum(latency.samples_ms) / 1e3 < spent
         assert all(ms > 0 for ms in latency.samples_ms)
+        assert len(latency.turn_medians_ms) == 2
+        assert min(latency.turn_medians_ms) <= latency.p50 <= max(latency.turn_medians_ms)
 
 
 def test_every_round_runs_at_least_a_few_times_however_short() -> None:
@@ -90,7 +92,7 @@ def test_runners_take_turns_and_each_is_opened_for_its_own() -> None:
 
 def test_the_summary_is_that_of_the_samples() -> None:
     samples = tuple(float(ms) for ms in np.random.default_rng(0).permutation(np.arange(1, 102)))
-    latency = Latency(samples, batch=4, provider="CPUExecutionProvider")
+    latency = Latency(samples, batch=4, provider="CPUExecutionProvider", turn_medians_ms=(40.0, 60.0))
     assert latency.p50 == 51
     assert latency.percentile(95) == 96
     assert latency.as_json() == {
@@ -102,6 +104,7 @@ def test_the_summary_is_that_of_the_samples() -> None:
         "max_ms": 101,
         "mean_ms": 51,
         "cv": pytest.approx(np.std(samples) / 51, abs=1e-3),
+        "cv_turns": pytest.approx(0.2, abs=1e-4),
         "noisy": True,
         "runs": 101,
         "batch": 4,
@@ -131,10 +134,12 @@ class Simulated:
 
     takes_ms: float
     now: int = 0
+    reading_ns: int = 0
     slept: list[float] = field(default_factory=list)
     started: list[float] = field(default_factory=list)
 
     def sleep(self, seconds: float) -> None:
+        assert seconds > 0
         self.slept.append(seconds)
         self.now += round(seconds * 1e9)
 
@@ -152,7 +157,11 @@ class Simulated:
 
     @property
     def clock(self) -> Clock:
-        return Clock(lambda: self.now, self.sleep)
+        return Clock(self.read, self.sleep)
+
+    def read(self) -> int:
+        self.now += self.reading_ns
+        return self.now
 
 
 def test_the_gap_to_the_next_part_is_slept_not_spun() -> None:
@@ -171,6 +180,14 @@ def test_a_part_that_comes_while_the_last_is_at_work_is_taken_at_once() -> None:
     (latency,) = time_variants([Variant(lambda: station, FRAME, every_ms=20)], effort, clock=station.clock)
     assert latency.samples_ms == (30.0,) * 3
     assert station.started[3:] == [110, 140, 170]
+
+
+@pytest.mark.parametrize("takes_ms", [5, 20, 20.0001, 30])
+def test_a_clock_that_goes_on_while_it_is_read_is_never_asked_to_wait_backwards(takes_ms: float) -> None:
+    station = Simulated(takes_ms=takes_ms, reading_ns=700)
+    effort = Effort(rounds=2, seconds=0.0, runs=9, warm_up_s=0.0)
+    (latency,) = time_variants([Variant(lambda: station, FRAME, every_ms=20)], effort, clock=station.clock)
+    assert latency.samples_ms == pytest.approx([takes_ms] * 18, abs=0.001)
 
 
 def test_the_warm_up_goes_on_until_its_time_is_over() -> None:
