@@ -9,6 +9,7 @@ import factory
 from export.runtime.errors import EnvironmentLacks, GateError, UsageError
 from factory.cli_audit import audit
 from factory.cli_compare import compare
+from factory.cli_measure import measure
 from factory.cli_pilot import pilot
 from factory.cli_scores import correlate, score
 from factory.commands import (
@@ -350,6 +351,7 @@ main.add_command(correlate)
 main.add_command(audit)
 main.add_command(pilot)
 main.add_command(compare)
+main.add_command(measure)
 
 
 def _advice(line: str) -> str:

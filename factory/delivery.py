@@ -11,11 +11,11 @@ import platformdirs
 from numpy.typing import NDArray
 
 from export.build import gate
-from export.build.measure import measure
 from export.build.onnx import OPSET, export
 from export.runtime.engine_builder import build_engine
 from export.runtime.engines import OnnxRunner
-from factory.cost.book import open_runner
+from export.runtime.timing import PUBLISHED, Variant, random_frames, time_variants
+from factory.cost.book import LatencyBook, figures, frame_of, open_runner
 from factory.data.dataset import Dataset, Part
 from factory.profiles import DeviceProfile, LineProfile
 from factory.spaces.plan import Plan
@@ -27,8 +27,7 @@ from factory.training.robustness import Subject
 from factory.workspace import write_array, write_atomic, write_json
 
 MODEL: Final = "model.onnx"
-BENCH_ROUNDS: Final = 5
-BENCH_SECONDS: Final = 0.6
+BENCH: Final = PUBLISHED
 BATCH: Final = 256
 EXACT: Final = Compute("cpu", "float32", 1)
 
@@ -98,18 +97,23 @@ def subject(name: str, line: LineProfile, plain: Network, val: Part, norm: Stand
     return Subject(name, logits, threshold_for(line, val, logits(val.images)))
 
 
-def bench(
-    models: Mapping[str, tuple[bytes, Plan]], device: DeviceProfile, folder: Path, tick: Callable[[], None]
-) -> None:
-    """Time each model on one frame, interleaved; write bench.json: summary and samples by genome."""
-    runners = [partial(open_runner, model, plan, device) for model, plan in models.values()]
-    shape = next(iter(models.values()))[1].input
-    frame = np.random.default_rng(0).integers(0, 256, (1, shape.height, shape.width, shape.channels), np.uint8)
-    timed = measure(runners, frame, rounds=BENCH_ROUNDS, seconds=BENCH_SECONDS, tick=tick)
-    document = {
-        genome: {**latency.as_json(), "samples_ms": [round(ms, 4) for ms in latency.samples_ms]}
-        for genome, latency in zip(models, timed, strict=True)
-    }
+def bench(models: Mapping[str, tuple[bytes, Plan]], book: LatencyBook, folder: Path, tick: Callable[[], None]) -> None:
+    """Time each model on one frame, interleaved; write bench.json: summary and samples by genome.
+
+    Raises:
+        EnvironmentLacks: if the device is not this machine and its station has not measured the models.
+    """
+    if book.away:
+        carried = book.carried([model for model, _ in models.values()], [frame_of(plan) for _, plan in models.values()])
+        document = {genome: figures(summary) for genome, summary in zip(models, carried, strict=True)}
+    else:
+        shape = next(iter(models.values()))[1].input
+        frames = random_frames((shape.height, shape.width, shape.channels))
+        variants = [Variant(partial(open_runner, model, plan, book.device), frames) for model, plan in models.values()]
+        timed = time_variants(variants, BENCH, tick=tick)
+        document = {
+            genome: figures(latency.summary, latency.samples_ms) for genome, latency in zip(models, timed, strict=True)
+        }
     write_json(folder / "bench.json", document)
 
 

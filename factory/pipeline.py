@@ -89,8 +89,8 @@ class Run(Trainings):
 
         def work(folder: Path) -> None:
             say = {network.genome: (network.model, network.plan) for network in self.networks}
-            with progress.ticker("latency", delivery.BENCH_ROUNDS * len(say)) as tick:
-                delivery.bench(say, self.device, folder, tick)
+            with progress.ticker("latency", delivery.BENCH.rounds * len(say)) as tick:
+                delivery.bench(say, self.book, folder, tick)
 
         return self.workspace.stage("bench", inputs, work, delivery.bench)
 

@@ -301,7 +301,8 @@ class DeviceProfile(_Table):
 
     An engine takes `batch` frames at once (least, which is 1, best, most). TensorRT-RTX builds for
     `compute_capabilities`, or one portable engine; TensorRT builds for the GPU at hand, `hardware` and
-    `version_compatible` make it run on more.
+    `version_compatible` make it run on more. `measured` says where latencies are measured: on this machine, which then
+    is such a station, or at the station.
     """
 
     name: str = Field(pattern=NAME)
@@ -314,6 +315,7 @@ class DeviceProfile(_Table):
     compute_capabilities: tuple[str, ...] = ()
     hardware: Hardware = "this-gpu"
     version_compatible: bool = False
+    measured: Literal["here", "station"] = "here"
 
     @model_validator(mode="after")
     def _consistent(self) -> "DeviceProfile":

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from export.runtime.figures import unsteady
 from factory.doctor import Finding
 from factory.evidence.advice import LABELS, scope
 from factory.evidence.rows import verdict
@@ -223,11 +224,20 @@ def show_export(document: dict[str, Any]) -> None:
         print(f"engine: {engine['path']}, {engine['runtime']} {engine['version']}, {engine['targets'] or 'portable'}")
 
 
+FIGURES = ("p50 ms", "p90", "p95", "p99", "min", "max", "cv", "runs", "provider")
+
+
 def show_bench(rows: Sequence[dict[str, Any]], limit: float) -> None:
     """Percentiles of each network."""
-    names = ("p50_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "cv")
-    body = [(row["genome"], *(f"{row[n]:.3f}" for n in names), str(row["runs"])) for row in rows]
-    _show(f"one frame; the budget is {limit:g} ms at the median", ("network", *names, "runs"), body)
+    body = [(row["genome"], *_figures(row)) for row in rows]
+    _show(f"one frame; the budget is {limit:g} ms at the median", ("network", *FIGURES), body)
+    if any(row["noisy"] for row in rows):
+        print(unsteady())
+
+
+def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
+    percentiles = (f"{row[name]:.3f}" for name in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms"))
+    return (*percentiles, f"{row['cv']:.2f}{' *' if row['noisy'] else ''}", str(row["runs"]), row["provider"])
 
 
 def _percent(estimate: dict[str, float] | None) -> str:

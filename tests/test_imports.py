@@ -15,8 +15,8 @@ ROOTS = {"factory": Path(factory.__file__).parent, "export": Path(export.__path_
 # From top to bottom. A room may import from rooms of its own floor and of those below, never from above.
 FLOORS = (
     {"cli"},
-    {"cli_scores", "cli_audit", "cli_pilot", "cli_compare"},
-    {"commands", "tables", "newline", "doctor", "contest"},  # what the commands say and write
+    {"cli_scores", "cli_audit", "cli_pilot", "cli_compare", "cli_measure"},
+    {"commands", "tables", "newline", "doctor", "contest", "measuring"},  # what the commands say and write
     {"pipeline"},
     {"page", "handover"},  # what the pipeline hands over
     {"outcome"},

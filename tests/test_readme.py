@@ -11,8 +11,13 @@ import torch
 from click import Group
 from torch import Tensor, nn
 
+from export.runtime import bench
+from export.runtime import measuring as station_measuring
 from export.runtime.cli import main as station
+from export.runtime.timing import Effort
+from factory import measuring
 from factory.cli import main
+from factory.cost import book
 from factory.spaces.catalogue import SPACES
 from tests.conftest import Finished
 from tests.tiny import factory, make_images
@@ -37,7 +42,7 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "engine")
+    marks = ("line", "scores", "compare", "station", "engine", "measure")
     assert README.count("```console") == sum(len(_blocks(mark)) for mark in marks) + 1  # of make
 
 
@@ -119,6 +124,44 @@ def test_commands_about_the_stations_own_engine(
         code = station([*given, "--store", str(tmp_path)])
         said = capsys.readouterr().err
         assert code == 0 or (code == 3 and ("no NVIDIA GPU" in said or "edge-model-factory[" in said)), said
+
+
+def test_commands_that_measure(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = Effort(rounds=2, seconds=0.0, runs=3, warm_up_s=0.0)
+    for module, name in ((bench, "EFFORT"), (station_measuring, "CARRIED"), (measuring, "EFFORT")):
+        monkeypatch.setattr(module, name, quick)
+    monkeypatch.setattr(book, "SECONDS", 0.002)
+    monkeypatch.chdir(tmp_path)
+    for variable, value in (
+        ("STATION_STORE", tmp_path / "store"), ("FACTORY_KEY", finished.key), ("FACTORY_RUNS", tmp_path / "runs"),
+    ):  # fmt: skip
+        monkeypatch.setenv(variable, str(value))
+    device = tmp_path / "profiles" / "devices" / "hall-7.toml"
+    device.parent.mkdir(parents=True)
+    settings = "".join(f'{key} = "{value}"\n' for key, value in HALL_7.items())
+    device.write_text(settings)
+    real = {
+        "BUNDLE": str(finished.bundle),
+        "model.onnx": str(finished.bundle / "model.onnx"),
+        "my-line": str(finished.profile),
+        "signing.key.pub": f"{finished.key}.pub",
+        "station.key.pub": str(tmp_path / "store" / "station.key.pub"),
+    }
+    commands = [command for block in _blocks("measure") for command in block]
+    assert len(commands) == 6
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        given = [real.get(argument, argument) for argument in arguments]
+        if name == "station":
+            assert station(given) == 0, capsys.readouterr()
+        else:
+            _given(shlex.join([name, *given]))
+    assert (tmp_path / "profiles" / "devices" / "hall-7.measured.json").is_file()
+
+
+HALL_7 = {"description": "a PC", "runtime": "onnxruntime-cpu", "precision": "fp32", "measured": "station"}
 
 
 def test_the_retrofit_of_a_network_of_ones_own() -> None:

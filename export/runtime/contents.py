@@ -1,4 +1,4 @@
-"""The files of a bundle against its manifest: safe names, exactly those files, exactly those bytes."""
+"""The files of a signed folder against its manifest: safe names, exactly those files, exactly those bytes."""
 
 import hashlib
 import os
@@ -16,7 +16,6 @@ SIGNATURE_NAME: Final = "manifest.sig"
 MAX_TOTAL_BYTES: Final = 1 << 30
 
 _OWN: Final = frozenset({MANIFEST_NAME, SIGNATURE_NAME})
-_COPY: Final = "Copy the bundle again from where it was built"
 
 
 def check_paths(paths: Iterable[str]) -> None:
@@ -36,22 +35,23 @@ def check_paths(paths: Iterable[str]) -> None:
         seen[folded] = path
 
 
-def read_contents(folder: Path, files: Sequence[FileEntry]) -> Mapping[str, bytes]:
+def read_contents(folder: Path, files: Sequence[FileEntry], what: str = "bundle") -> Mapping[str, bytes]:
     """Return every listed file's bytes by its path, each read once and hashed as read.
 
-    ``check_paths`` must hold for the paths. Raises BundleRefused for a link, a file or folder not
-    listed, a listed file missing or of another size or SHA-256, or more than MAX_TOTAL_BYTES in all.
+    ``check_paths`` must hold for the paths; ``what`` is what the messages call the folder. Raises BundleRefused
+    for a link, a file or folder not listed, a listed file missing or of another size or SHA-256, or more than
+    MAX_TOTAL_BYTES in all.
     """
     total = sum(entry.size for entry in files)
     if total > MAX_TOTAL_BYTES:
         limit = f"at most {MAX_TOTAL_BYTES} bytes"
-        raise BundleRefused("the bundle is too large", expected=limit, found=f"{total}", fix="Pack fewer files")
-    _check_tree(folder, {entry.path for entry in files} | _OWN)
+        raise BundleRefused(f"the {what} is too large", expected=limit, found=f"{total}", fix="Pack fewer files")
+    _check_tree(folder, {entry.path for entry in files} | _OWN, what)
     for entry in files:
         size = (folder / entry.path).lstat().st_size
         if size != entry.size:
-            raise _changed(entry.path, f"{entry.size} bytes", f"{size}")
-    return {entry.path: _read_hashed(folder, entry) for entry in files}
+            raise _changed(entry.path, f"{entry.size} bytes", f"{size}", what)
+    return {entry.path: _read_hashed(folder, entry, what) for entry in files}
 
 
 def _unsafe(path: str) -> str | None:
@@ -71,7 +71,7 @@ def _unsafe(path: str) -> str | None:
     return next((problem for broken, problem in rules if broken), None)
 
 
-def _check_tree(folder: Path, listed: set[str]) -> None:
+def _check_tree(folder: Path, listed: set[str], what: str) -> None:
     folders = {str(parent) for path in listed for parent in PurePosixPath(path).parents} - {"."}
     present = set()
     for path, mode in _walk(folder, ""):
@@ -85,10 +85,10 @@ def _check_tree(folder: Path, listed: set[str]) -> None:
             problem = "" if path in listed else "is a file the manifest does not list"
             present.add(path)
         if problem:
-            raise BundleRefused(f"{path} {problem}", expected="only the files of the manifest", fix=_COPY)
+            raise BundleRefused(f"{path} {problem}", expected="only the files of the manifest", fix=_copy(what))
     if listed - present:
         missing = ", ".join(sorted(listed - present))
-        raise BundleRefused(f"the bundle lacks {missing}", expected="every file of the manifest", fix=_COPY)
+        raise BundleRefused(f"the {what} lacks {missing}", expected="every file of the manifest", fix=_copy(what))
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
@@ -101,14 +101,18 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
 
 
-def _read_hashed(folder: Path, entry: FileEntry) -> bytes:
+def _read_hashed(folder: Path, entry: FileEntry, what: str) -> bytes:
     with (folder / entry.path).open("rb") as stream:
         data = stream.read(entry.size + 1)
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
-        raise _changed(entry.path, f"SHA-256 {entry.sha256}", found)
+        raise _changed(entry.path, f"SHA-256 {entry.sha256}", found, what)
     return data
 
 
-def _changed(path: str, expected: str, found: str) -> BundleRefused:
-    return BundleRefused(f"{path} was changed after signing", expected=expected, found=found, fix=_COPY)
+def _changed(path: str, expected: str, found: str, what: str) -> BundleRefused:
+    return BundleRefused(f"{path} was changed after signing", expected=expected, found=found, fix=_copy(what))
+
+
+def _copy(what: str) -> str:
+    return f"Copy the {what} again from where it was built"

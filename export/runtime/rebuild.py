@@ -58,8 +58,9 @@ def rebuild_engine(
 
 def _prove(bundle: VerifiedBundle, built: BuiltEngine) -> None:
     manifest = bundle.manifest
+    engine = built.entry("", manifest.model.precision)
     try:
-        runner = EngineRunner(built.plan, built.entry("", manifest.model.precision), contract_of(manifest))
+        runner = EngineRunner(built.plan, engine, contract_of(manifest))
     except EnvironmentLacks as error:
         raise EnvironmentLacks(
             f"an engine of {len(built.plan)} bytes was built, but it cannot be run here on the golden pictures, "
@@ -67,4 +68,4 @@ def _prove(bundle: VerifiedBundle, built: BuiltEngine) -> None:
             found=error.message if error.found is None else f"{error.message}: {error.found}",
             fix="Run the bundle by another runtime on this GPU" if error.fix == REBUILD else error.fix,
         ) from error
-    Station(manifest, runner).check_golden(bundle)
+    Station(manifest, runner, engine.runtime).check_golden(bundle)

@@ -39,8 +39,9 @@ class Verdict:
 class Station:
     """A bundle ready to inspect; get one by ``Station.load``."""
 
-    def __init__(self, manifest: Manifest, runner: Runner) -> None:
+    def __init__(self, manifest: Manifest, runner: Runner, runtime: Runtime) -> None:
         self.manifest = manifest
+        self.runtime = runtime
         self._runner = runner
 
     @classmethod
@@ -63,7 +64,7 @@ class Station:
         """
         trusted = trusted_keys if isinstance(trusted_keys, Mapping) else load_trusted(trusted_keys)
         verified = verify_bundle(bundle, trusted)
-        station = cls(verified.manifest, _open(verified, runtime, store))
+        station = cls(verified.manifest, *_open(verified, runtime, store))
         station.check_golden(verified)
         return station
 
@@ -123,19 +124,24 @@ class Station:
             raise BundleRefused(f"the golden frame {path}: {error}") from error
 
 
-def _open(verified: VerifiedBundle, runtime: Runtime | None, store: Path | None) -> Runner:
+def _open(verified: VerifiedBundle, runtime: Runtime | None, store: Path | None) -> tuple[Runner, Runtime]:
     device = verified.manifest.device
+    first = runtime or device.runtime
     try:
-        return _open_in(verified, runtime or device.runtime, store)
+        return open_in(verified, first, store), first
     except EnvironmentLacks as error:
         if runtime is not None or device.fallback is None:
             raise
         log = logging.getLogger(__name__)
         log.warning("FALLING BACK from %s to %s, as the bundle allows: %s", device.runtime, device.fallback, error)
-    return _open_in(verified, device.fallback, store)
+    return open_in(verified, device.fallback, store), device.fallback
 
 
-def _open_in(verified: VerifiedBundle, runtime: Runtime, store: Path | None) -> Runner:
+def open_in(verified: VerifiedBundle, runtime: Runtime, store: Path | None) -> Runner:
+    """Return the network of a verified bundle in one runtime; the station's own engine goes before the bundle's.
+
+    Raises as ``Station.load`` does.
+    """
     compat.require(verified.manifest, runtime)
     own = None if store is None else overlay.read(store, verified, runtime)
     if own is None:

@@ -54,7 +54,7 @@ def shape(kind: type[T], value: object, where: str) -> T:
     return shaped
 
 
-_FIX = "Build the bundle again, by a version that belongs to this station"
+_FIX = "Make it again, by a version that belongs to this station"
 
 
 def _plain(value: object) -> object:

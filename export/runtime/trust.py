@@ -1,4 +1,4 @@
-"""Who signed a bundle, and whether it still is what was signed."""
+"""Who signed a bundle, or another document of ours, and whether it still is what was signed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +14,24 @@ from export.runtime.keys import key_id, load_private, load_trusted, new_key, pub
 from export.runtime.manifest import Manifest, parse_manifest
 
 __all__ = [
+    "SIGNATURE_BYTES",
     "VerifiedBundle",
     "key_id",
     "load_private",
     "load_trusted",
     "new_key",
     "public_path",
+    "read_signed_manifest",
+    "sign",
     "sign_bundle",
+    "verify",
     "verify_bundle",
 ]
 
 DOMAIN: Final = b"edge-model-factory bundle manifest v1\n"
 MAX_MANIFEST_BYTES: Final = 4 << 20
-_SIGNATURE_BYTES: Final = 64
-_KEY_ID_BYTES: Final = 8
+_ED25519_BYTES: Final = 64
+SIGNATURE_BYTES: Final = _ED25519_BYTES + 8  # of which the last 8 are the key's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,65 @@ class VerifiedBundle:
     contents: Mapping[str, bytes]
 
 
+def sign(data: bytes, private: Ed25519PrivateKey, domain: bytes) -> bytes:
+    """Return SIGNATURE_BYTES: the signature over ``domain`` and ``data``, and the key's id.
+
+    Every kind of document has a domain of its own, so that none can be passed off as another.
+    """
+    return private.sign(domain + data) + bytes.fromhex(key_id(private.public_key()))
+
+
+def verify(data: bytes, signature: bytes, trusted: Mapping[str, Ed25519PublicKey], domain: bytes, what: str) -> str:
+    """Return the id of the trusted key that signed ``data`` of that ``domain`` by ``sign``.
+
+    Raises BundleRefused, calling the data ``what``, for a signature cut short, a key not trusted, or bytes changed.
+    """
+    if len(signature) != SIGNATURE_BYTES:
+        raise BundleRefused(
+            f"the signature of the {what} is cut short",
+            expected=f"{SIGNATURE_BYTES} bytes",
+            found=f"{len(signature)}",
+            fix=_copy(what),
+        )
+    identity = signature[_ED25519_BYTES:].hex()
+    if identity not in trusted:
+        raise BundleRefused(
+            f"the {what} is signed by a key not trusted here",
+            expected=f"one of {', '.join(sorted(trusted)) or 'none'}",
+            found=identity,
+            fix=f"If that key belongs to who made the {what}, trust its .pub file",
+        )
+    try:
+        trusted[identity].verify(signature[:_ED25519_BYTES], domain + data)
+    except InvalidSignature as error:
+        raise BundleRefused(
+            f"the {what} or its signature was changed after signing",
+            expected=f"a signature by key {identity} over these bytes",
+            found="one that does not match",
+            fix=_copy(what),
+        ) from error
+    return identity
+
+
 def sign_bundle(folder: Path, private: Ed25519PrivateKey) -> None:
     """Write manifest.sig beside the manifest in ``folder``: 64 bytes of signature, 8 of the key's id."""
     manifest = (folder / MANIFEST_NAME).read_bytes()
-    identity = bytes.fromhex(key_id(private.public_key()))
-    (folder / SIGNATURE_NAME).write_bytes(private.sign(DOMAIN + manifest) + identity)
+    (folder / SIGNATURE_NAME).write_bytes(sign(manifest, private, DOMAIN))
+
+
+def read_signed_manifest(
+    folder: Path, trusted: Mapping[str, Ed25519PublicKey], domain: bytes = DOMAIN, what: str = "bundle"
+) -> tuple[bytes, str]:
+    """Return the manifest's bytes, not yet parsed, of a signed folder, and the id of the trusted key that signed them.
+
+    Raises BundleRefused, calling the folder ``what``, unless both files are there and the signature holds.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise BundleRefused(f"no {what} at {folder}", expected=f"a {what} folder", found=found, fix="Check the path")
+    manifest = _read(folder, MANIFEST_NAME, MAX_MANIFEST_BYTES, what)
+    signature = _read(folder, SIGNATURE_NAME, SIGNATURE_BYTES, what)
+    return manifest, verify(manifest, signature, trusted, domain, what)
 
 
 def verify_bundle(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> VerifiedBundle:
@@ -64,41 +122,41 @@ def verify_bundle(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> Veri
     try:
         return _verify(folder, trusted)
     except OSError as error:
-        raise BundleRefused(
-            f"cannot read {error.filename}",
-            found=error.strerror,
-            fix="Check the permissions and copy the bundle again",
-        ) from error
+        raise unreadable(error, "bundle") from error
+
+
+def unreadable(error: OSError, what: str) -> BundleRefused:
+    """Return the refusal of a signed folder or file that the system would not read."""
+    return BundleRefused(
+        f"cannot read {error.filename}",
+        found=error.strerror,
+        fix=f"Check the permissions and copy the {what} again",
+    )
 
 
 def _verify(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> VerifiedBundle:
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise BundleRefused(f"no bundle at {folder}", expected="a bundle folder", found=found, fix="Check the path")
-    manifest_bytes = _read(folder, MANIFEST_NAME, MAX_MANIFEST_BYTES)
-    signature = _read(folder, SIGNATURE_NAME, _SIGNATURE_BYTES + _KEY_ID_BYTES)
-    signer = _signer(manifest_bytes, signature, trusted)
+    manifest_bytes, signer = read_signed_manifest(folder, trusted)
     manifest = parse_manifest(manifest_bytes)
-    if manifest.signer.key_id != signer:
-        raise BundleRefused(
-            "the manifest names another signer",
-            expected=signer,
-            found=manifest.signer.key_id,
-            fix="Sign it again",
-        )
+    check_signer(manifest.signer.key_id, signer)
     check_paths(entry.path for entry in manifest.files)
     return VerifiedBundle(manifest, manifest_bytes, signer, folder, read_contents(folder, manifest.files))
 
 
-def _read(folder: Path, name: str, limit: int) -> bytes:
+def check_signer(named: str, signer: str) -> None:
+    """Raise BundleRefused unless a document names the key that signed it."""
+    if named != signer:
+        raise BundleRefused("the manifest names another signer", expected=signer, found=named, fix="Sign it again")
+
+
+def _read(folder: Path, name: str, limit: int, what: str) -> bytes:
     path = folder / name
     if not path.exists() and not path.is_symlink():
-        what = "is not signed" if name == SIGNATURE_NAME else "has no manifest"
+        lack = "is not signed" if name == SIGNATURE_NAME else "has no manifest"
         raise BundleRefused(
-            f"the bundle {what}",
+            f"the {what} {lack}",
             expected=name,
             found="no such file",
-            fix="Copy the whole bundle folder again",
+            fix=f"Copy the whole {what} folder again",
         )
     if path.is_symlink() or not path.is_file():
         raise BundleRefused(f"{name} is a link or not a plain file", expected="a plain file", fix="Copy it again")
@@ -109,34 +167,10 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
             f"{name} is too large",
             expected=f"at most {limit} bytes",
             found="more",
-            fix="Build the bundle again",
+            fix=f"Build the {what} again",
         )
     return data
 
 
-def _signer(manifest: bytes, signature: bytes, trusted: Mapping[str, Ed25519PublicKey]) -> str:
-    if len(signature) != _SIGNATURE_BYTES + _KEY_ID_BYTES:
-        raise BundleRefused(
-            "manifest.sig is cut short",
-            expected=f"{_SIGNATURE_BYTES + _KEY_ID_BYTES} bytes",
-            found=f"{len(signature)}",
-            fix="Copy the bundle again from where it was built",
-        )
-    identity = signature[_SIGNATURE_BYTES:].hex()
-    if identity not in trusted:
-        raise BundleRefused(
-            "the bundle is signed by a key not trusted here",
-            expected=f"one of {', '.join(sorted(trusted)) or 'none'}",
-            found=identity,
-            fix="If that key is your workstation's, add its .pub file to the trusted keys",
-        )
-    try:
-        trusted[identity].verify(signature[:_SIGNATURE_BYTES], DOMAIN + manifest)
-    except InvalidSignature as error:
-        raise BundleRefused(
-            "the manifest or its signature was changed after signing",
-            expected=f"a signature by key {identity} over this manifest",
-            found="one that does not match",
-            fix="Copy the bundle again from where it was built",
-        ) from error
-    return identity
+def _copy(what: str) -> str:
+    return f"Copy the {what} again from where it was built"

@@ -3,18 +3,18 @@
 The book of measurements is an input of the search like the images are: with the same book a search is the same.
 """
 
-import platform
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from export.build.measure import measure
 from export.build.onnx import INPUT, OUTPUT
 from export.runtime.engines import OnnxRunner
-from export.runtime.errors import EnvironmentLacks
+from export.runtime.fingerprint import fingerprint
+from export.runtime.kit import Frame
+from export.runtime.timing import Summary, measure, random_frames
+from factory.cost.away import load_measured, unmeasured, want
 from factory.cost.probe import probe
 from factory.profiles import DeviceProfile
 from factory.spaces.plan import Plan
@@ -24,82 +24,124 @@ ROUNDS: Final = 3
 SECONDS: Final = 0.05
 
 
-def fingerprint(device: DeviceProfile) -> dict[str, Any]:
-    """What the latency of a network depends on beside the network.
-
-    Raises:
-        EnvironmentLacks: if the device's runtime is not on this machine.
-    """
-    if not device.runtime.startswith("onnxruntime"):
-        raise EnvironmentLacks(
-            f"latency on device {device.name!r} cannot be measured on this machine",
-            expected=f"a station with {device.runtime}, or measurements made there",
-            found="no such runtime here",
-            fix="set budget.device to a device of this machine, such as cpu-x86",
-        )
+def is_away(device: DeviceProfile) -> bool:
+    """Whether a device's latencies come from its station: its profile says so, or its runtime cannot run here."""
+    if device.measured == "station" or not device.runtime.startswith("onnxruntime"):
+        return True
+    if device.runtime == "onnxruntime-cpu":
+        return False
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise EnvironmentLacks("onnxruntime is not installed", fix="install the extra 'cpu' or 'gpu'") from None
-    return {
-        "device": device.model_dump(mode="json", exclude={"description"}),
-        "processor": _processor(),
-        "onnxruntime": onnxruntime.__version__,
-    }
+        return True
+    return "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def frame_of(plan: Plan) -> Frame:
+    """What a network of that plan takes and tells apart."""
+    picture = plan.input
+    return Frame(height=picture.height, width=picture.width, channels=picture.channels, classes=plan.classes)
 
 
 def open_runner(model: bytes, plan: Plan, device: DeviceProfile) -> OnnxRunner:
     """Open a graph as the station would on `device`."""
-    picture = plan.input
+    return open_model(model, device, INPUT, OUTPUT, frame_of(plan))
+
+
+def open_model(model: bytes, device: DeviceProfile, input_name: str, output_name: str, frame: Frame) -> OnnxRunner:
+    """Open an ONNX file as the station would on `device`."""
     return OnnxRunner(
         model,
         runtime=device.runtime,
         threads=device.threads,
-        input_name=INPUT,
-        output_name=OUTPUT,
-        frame_shape=(picture.height, picture.width, picture.channels),
-        classes=plan.classes,
+        input_name=input_name,
+        output_name=output_name,
+        frame_shape=(frame.height, frame.width, frame.channels),
+        classes=frame.classes,
     )
 
 
 class LatencyBook:
-    """Medians in ms of every graph ever timed on one device, in `<runs>/devices/<device>-<hash>.json`."""
+    """Latencies of every graph ever timed on one device.
+
+    Of a device that is this machine: medians in ms, in `<runs>/devices/<device>-<hash>.json`, timed where they lack.
+    Of another: what its station measured (`factory.cost.away`). `fingerprint` is what they depend on beside the graph.
+
+    Raises:
+        EnvironmentLacks: if the device is this machine, but its runtime is not installed.
+        UsageError: if the measurements of another cannot be used.
+    """
 
     def __init__(self, runs: Path, device: DeviceProfile) -> None:
-        self.device = device
-        self.fingerprint = fingerprint(device)
+        self.device, self.away, self._runs = device, is_away(device), runs
+        profile = device.model_dump(mode="json", exclude={"description"})
+        if self.away:
+            self._measured = load_measured(device)
+            machine = None if self._measured is None else self._measured.identity
+        else:
+            machine = fingerprint(device.runtime).identity
+        self.fingerprint: dict[str, Any] = {"device": profile, "machine": machine}
         self._path = runs / "devices" / f"{device.name}-{digest(self.fingerprint)[:12]}.json"
 
     def measure(self, plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:
-        """Return the median latency in ms of every plan, timing those that the book lacks; a tick a plan."""
-        entries: dict[str, float] = read_json(self._path)["p50_ms"] if self._path.exists() else {}
+        """Return the median latency in ms of every plan, timing those that the book lacks; a tick a plan.
+
+        Raises:
+            Unmeasured: if the device is away and its station did not measure all of them; they are remembered.
+        """
         models = [probe(plan) for plan in plans]
+        if self.away:
+            carried = self.carried(models, [frame_of(plan) for plan in plans])
+            for _ in plans:
+                tick()
+            return [summary.p50_ms for summary in carried]
+        entries: dict[str, float] = read_json(self._path)["p50_ms"] if self._path.exists() else {}
         keys = [sha256(model) for model in models]
         missing = [i for i, key in enumerate(keys) if key not in entries]
         for _ in range(len(plans) - len(missing)):
             tick()
         if missing:
-            runners = [partial(open_runner, models[i], plans[i], self.device) for i in missing]
-            shape = plans[0].input
-            frame = np.random.default_rng(0).integers(0, 256, (1, shape.height, shape.width, shape.channels), np.uint8)
-            turns = iter(range(ROUNDS * len(missing)))
-            timed = measure(
-                runners,
-                frame,
-                rounds=ROUNDS,
-                seconds=SECONDS,
-                tick=lambda: tick() if next(turns) % ROUNDS == 0 else None,
-            )
-            entries |= {keys[i]: round(latency.p50, 5) for i, latency in zip(missing, timed, strict=True)}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, {"fingerprint": self.fingerprint, "p50_ms": entries})
+            timed = self._time([models[i] for i in missing], [plans[i] for i in missing], tick)
+            entries |= {keys[i]: ms for i, ms in zip(missing, timed, strict=True)}
+            self._write(entries, len(missing))
         return [entries[key] for key in keys]
+
+    def carried(self, models: Sequence[bytes], frames: Sequence[Frame]) -> list[Summary]:
+        """What the station of an away device measured of ONNX files, each with what it takes.
+
+        Raises:
+            Unmeasured: if it did not measure all of them; they are remembered, for `factory measure DEVICE --kit`.
+        """
+        known = {} if self._measured is None else self._measured.networks
+        keys = [sha256(model) for model in models]
+        lacking = [i for i, key in enumerate(keys) if key not in known]
+        for frame in {frames[i] for i in lacking}:
+            want(self._runs, self.device.name, frame, [models[i] for i in lacking if frames[i] == frame])
+        if lacking:
+            raise unmeasured(self._runs, self.device.name, len(lacking), len(keys))
+        return [known[key].latency for key in keys]
+
+    def _time(self, models: Sequence[bytes], plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:
+        runners = [partial(open_runner, model, plan, self.device) for model, plan in zip(models, plans, strict=True)]
+        shape = plans[0].input
+        turns = iter(range(ROUNDS * len(models)))
+        timed = measure(
+            runners,
+            random_frames((shape.height, shape.width, shape.channels)),
+            rounds=ROUNDS,
+            seconds=SECONDS,
+            tick=lambda: tick() if next(turns) % ROUNDS == 0 else None,
+        )
+        return [round(latency.p50, 5) for latency in timed]
+
+    def _write(self, entries: dict[str, float], fresh: int) -> None:
+        before = read_json(self._path).get("occasions", []) if self._path.exists() else []
+        occasion = {"networks": fresh, **fingerprint(self.device.runtime).circumstances}
+        document = {"fingerprint": self.fingerprint, "p50_ms": entries, "occasions": [*before, occasion]}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, document)
+
+
+def figures(summary: Summary, samples_ms: Sequence[float] = ()) -> dict[str, Any]:
+    """What is written of one network that is delivered; a station carries no samples home."""
+    return {**asdict(summary), "samples_ms": [round(ms, 4) for ms in samples_ms]}

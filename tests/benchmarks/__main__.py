@@ -16,6 +16,7 @@ from tests.benchmarks import (
     quality,
     regret,
     regulariser,
+    repeatability,
     resume,
     score_speed,
     swapout_cost,
@@ -63,6 +64,12 @@ def _quality(line: str, runs: Path, lite_epochs: int) -> None:
 @click.option("--kills", default=10, show_default=True)
 def _resume(line: str, runs: Path, key: Path, kills: int) -> None:
     resume.main(line, runs, key, kills)
+
+
+@main.command("repeatability")
+@click.option("--processes", default=10, show_default=True, help="Independent runs of `factory measure`.")
+def _repeatability(processes: int) -> None:
+    repeatability.main(processes)
 
 
 @main.command("modes")

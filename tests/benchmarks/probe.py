@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from export.build.measure import measure
 from export.build.onnx import export
+from export.runtime.timing import measure
 from factory.cost.book import open_runner
 from factory.cost.count import count
 from factory.cost.probe import probe

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.build.measure import Latency, measure
 from export.build.onnx import convert
+from export.runtime.timing import Latency, measure
 from factory.cost.book import open_runner
 from factory.delivery import infer
 from factory.pipeline import Run

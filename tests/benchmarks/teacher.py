@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from export.build.measure import measure
 from export.build.onnx import convert
+from export.runtime.timing import measure
 from factory.cost.book import open_runner
 from factory.data import dataset
 from factory.data.dataset import Dataset

@@ -130,7 +130,13 @@ def test_missing_signing_key_is_told_before_the_work(tmp_path: Path) -> None:
 def test_device_that_cannot_be_measured_here(tmp_path: Path, finished: Finished) -> None:
     profile = make_line(tmp_path, finished.images)
     profile.write_text(profile.read_text().replace('"cpu-x86"', '"rtx-station"'))
-    _refused(factory("space", profile, "--runs", tmp_path / "runs"), 3, "rtx-station", "cannot be measured")
+    _refused(
+        factory("space", profile, "--runs", tmp_path / "runs"),
+        3,
+        "rtx-station",
+        "not been measured",
+        "station measure kit",
+    )
 
 
 def test_full_disk(tmp_path: Path, finished: Finished) -> None:

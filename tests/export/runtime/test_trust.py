@@ -20,7 +20,7 @@ FILES = (
     "model.onnx",
     "report/report.html",
 )
-CHANGED_MANIFEST = "the manifest or its signature was changed"
+CHANGED_MANIFEST = "the bundle or its signature was changed"
 Resign = Callable[[Path, Callable[[dict[str, Any]], None]], None]
 
 
@@ -117,7 +117,7 @@ def huge_manifest(bundle: Path) -> None:
         (link_manifest, "manifest.json is a link"),
         (add_pipe, "model.onnx is not a plain file"),
         (lengthen_file, "bytes, found"),
-        (cut_signature, "manifest.sig is cut short"),
+        (cut_signature, "the signature of the bundle is cut short"),
         (lengthen_signature, "manifest.sig is too large"),
         (huge_manifest, "manifest.json is too large"),
         (lambda bundle: (bundle / "golden" / "001.png").unlink(), "the bundle lacks golden/001.png"),

@@ -1,0 +1,116 @@
+"""A kit measured on this station: every network timed, and one signed file to carry back."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from export.runtime.engines import OnnxRunner, Runner
+from export.runtime.errors import UsageError
+from export.runtime.fingerprint import fingerprint
+from export.runtime.keys import key_id
+from export.runtime.kit import Kit, Measurements, Network, Result, measurements_bytes, read_kit
+from export.runtime.manifest import Signer
+from export.runtime.station_key import NAME, station_key
+from export.runtime.timing import Effort, Variant, random_frames, time_variants
+
+CARRIED: Final = Effort(rounds=5, seconds=0.2, runs=10, warm_up_s=0.1)  # one walk to the station, many networks
+_SAY_EVERY_S: Final = 5.0
+
+
+def measure_kit(
+    folder: Path, trusted: Mapping[str, Ed25519PublicKey], store: Path, out: Path, say: Callable[[str], None]
+) -> Measurements:
+    """Time every network of a kit, one frame at a time, and write the signed file ``out``.
+
+    The station's key is made in ``store`` at its first use. Raises BundleRefused for a kit that is not what a trusted
+    key signed, EnvironmentLacks where this machine cannot run it, and UsageError where a file cannot be written.
+    """
+    kit = read_kit(folder, trusted)
+    device = kit.manifest.device
+    machine = fingerprint(device.runtime)
+    known = (store / NAME).exists()
+    private = station_key(store)
+    if not known:
+        say(f"made the station's key: {store / NAME} (it stays here), {store / NAME}.pub (for the workstation)")
+    if out.is_dir() or not out.parent.is_dir():  # told now: measuring takes minutes
+        raise _not_written(out, "a folder" if out.is_dir() else "no such folder")
+    networks = kit.manifest.networks
+    say(f"kit {kit.id}: {len(networks)} networks for device {device.name}, {device.runtime}, threads {device.threads}")
+    variants = [Variant(partial(_open, kit, network), random_frames(_shape(network))) for network in networks]
+    timed = time_variants(variants, CARRIED, tick=_Progress(CARRIED.rounds * len(networks), say).tick)
+    measurements = Measurements(
+        created=str(machine.circumstances["time"]),
+        kit=kit.id,
+        device=device,
+        identity=machine.identity,
+        circumstances=machine.circumstances,
+        results=tuple(
+            Result(sha256=network.sha256, frame=network.frame, latency=latency.summary)
+            for network, latency in zip(networks, timed, strict=True)
+        ),
+        signer=Signer(key_id=key_id(private.public_key()), name="station"),
+    )
+    _write(out, measurements_bytes(measurements, private))
+    return measurements
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One line every few seconds, and at the end."""
+
+    total: int
+    say: Callable[[str], None]
+    done: int = 0
+    start: float = 0.0
+    told: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.start = self.told = monotonic()
+
+    def tick(self) -> None:
+        self.done += 1
+        now = monotonic()
+        if now - self.told >= _SAY_EVERY_S or self.done == self.total:
+            left = (now - self.start) / self.done * (self.total - self.done)
+            self.say(f"measured {self.done} of {self.total} turns, about {left:.0f} s left")
+            self.told = now
+
+
+def _shape(network: Network) -> tuple[int, int, int]:
+    return network.frame.height, network.frame.width, network.frame.channels
+
+
+def _open(kit: Kit, network: Network) -> Runner:
+    return OnnxRunner(
+        kit.contents[network.sha256],
+        runtime=kit.manifest.device.runtime,
+        threads=kit.manifest.device.threads,
+        input_name=kit.manifest.input_name,
+        output_name=kit.manifest.output_name,
+        frame_shape=_shape(network),
+        classes=network.frame.classes,
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise _not_written(path, error.strerror or str(error)) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _not_written(path: Path, found: str) -> UsageError:
+    return UsageError(f"cannot write {path}", found=found, fix="Name a file in a folder that exists by --out")
