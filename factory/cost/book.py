@@ -42,7 +42,7 @@ def fingerprint(device: DeviceProfile) -> dict[str, Any]:
     except ModuleNotFoundError:
         raise EnvironmentLacks("onnxruntime is not installed", fix="install the extra 'cpu' or 'gpu'") from None
     return {
-        "device": device.model_dump(mode="json", exclude={"description"}),
+        "device": device.model_dump(mode="json", exclude={"description", "taught_by"}),
         "processor": _processor(),
         "onnxruntime": onnxruntime.__version__,
     }
