@@ -110,15 +110,9 @@ class Groundwork:
         def work(folder: Path) -> None:
             with progress.ticker("latency table", TAUGHT if self.teachers else MEASURED) as tick:
                 measure_table(
-                    self.picture,
-                    self.classes,
-                    self.line.budget,
-                    self.book,
-                    folder,
-                    tick,
-                    self.line.space,
+                    self.picture, self.classes, self.line.budget, self.book, folder, tick, self.line.space,
                     self.teachers,
-                )
+                )  # fmt: skip
 
         return self.workspace.stage("latency", inputs, work, measure_table)
 

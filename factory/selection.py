@@ -39,8 +39,8 @@ class Selection(Groundwork):
         def work(folder: Path) -> None:
             with progress.bar("search", settings.candidates) as update, self._engine() as engine:
                 search(
-                    settings, self.pricing, Measuring(self.latency_table, self.book), self.ranking, self.data.train, self.norm, engine, folder,
-                    lambda n: update(n, ""), self._say,
+                    settings, self.pricing, Measuring(self.latency_table, self.book), self.ranking, self.data.train,
+                    self.norm, engine, folder, lambda n: update(n, ""), self._say,
                 )  # fmt: skip
 
         return self.workspace.stage("search", inputs, work, search)

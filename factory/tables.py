@@ -68,9 +68,7 @@ def show_space(report: SpaceReport) -> None:
         for name, q in report.quantities().items()
     ]
     _show("what the space offers", ("quantity", "min", "median", "max", "limit"), rows)
-    print(
-        f"{report.feasible_share:.1%} of random networks keep the budgets (latency by the 95 % bound of its prediction)"
-    )
+    print(f"{report.feasible_share:.1%} of random networks keep the budgets (latency by its 95 % upper bound)")
 
 
 def show_comparison(document: dict[str, Any]) -> None:

@@ -46,9 +46,9 @@ def chosen(shares: Floats, strata: NDArray[np.intp], number: int) -> list[int]:
 def design(picture: Input, classes: int, limits: BudgetLimits, space: SpaceLimits, number: int) -> list[Genome]:
     """`number` different genomes that inform most about latencies near the budget; any prefix is a design as well.
 
-    They are chosen (see `chosen`) among random genomes whose MACs the budget could buy on any device between the slowest
-    and the fastest thought of: nothing has to be measured first, and the budget lies within. What a linear model sees
-    of a genome are its features as shares of their sum, each in units of its mean, which no device's speed enters.
+    They are chosen (see `chosen`) among random genomes whose MACs the budget could buy on any device between the
+    slowest and the fastest thought of: nothing has to be measured first, and the budget lies within. What a linear
+    model sees of a genome are its features as shares of their sum, each in units of its mean: no device's speed enters.
     """
     rng = np.random.default_rng(0)
     drawn = list(dict.fromkeys(draw(space, rng, picture) for _ in range(DRAWS)))

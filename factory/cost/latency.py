@@ -58,7 +58,8 @@ class Law:
 
     def predict(self, terms: Floats) -> Floats:
         """Expected latency in ms, float64 (N,), of networks with the terms float64 (N, T)."""
-        return np.maximum(terms[:, self.columns] @ np.array(self.weights), LEAST_MS)
+        ms: Floats = np.maximum(terms[:, self.columns] @ np.array(self.weights), LEAST_MS)
+        return ms
 
     def bounds(self, terms: Floats) -> tuple[Floats, Floats, Floats]:
         """Expected latency and its bounds at `LEVEL`, each in ms and float64 (N,), from terms float64 (N, T)."""

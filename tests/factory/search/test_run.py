@@ -13,7 +13,7 @@ from factory.data.dataset import Dataset, Part
 from factory.engine import Serial, engine
 from factory.profiles import SearchSettings
 from factory.score.ranking import PowerLaw, Regularised
-from factory.search.candidate import Candidate, Pricing, pareto, ranked, standing
+from factory.search.candidate import Pricing, pareto, ranked
 from factory.search.run import Measuring, load_search, regulariser, search
 from factory.search.saturation import SATURATED, least_saturated
 from factory.search.scorer import Scorer, score_images
