@@ -2,7 +2,7 @@
 
 Devices of a kind differ by how much each operation costs, far less by what matters. So the latency of a new device is
 sought as a non-negative combination of those of others, of its own features, or of both. Which of the three is decided
-by leave-one-out errors on the new device's own measurements, so others are used only where they help.
+by the errors on those of the new device's measurements that were left out, so others are used only where they help.
 (Other devices' latencies as features: Lee et al., "HELP: hardware-adaptive efficient latency prediction for NAS via
 meta-learning", NeurIPS 2021, whose reference networks this replaces by a convex fit.)
 """
@@ -16,7 +16,7 @@ from factory.spaces.plan import Plan
 
 
 def fit_transfer(own: Floats, others: Floats, measured_ms: Floats) -> Law:
-    """The best of three laws by the median error of networks left out; the first of equals in the order below.
+    """The best of three laws by the mean error of networks left out; the first of equals in the order below.
 
     The law's terms are the columns of `own`, then those of `others`.
 
@@ -34,7 +34,7 @@ def fit_transfer(own: Floats, others: Floats, measured_ms: Floats) -> Law:
     features, devices = range(own.shape[1]), range(own.shape[1], terms.shape[1])
     choices = (features, (0, *devices), (*features, *devices))
     laws = [fit_law(terms, measured_ms, columns) for columns in choices]
-    return min(laws, key=lambda law: law.median_error)
+    return min(laws, key=lambda law: law.mean_error)
 
 
 def fit_latency(plans: Sequence[Plan], measured_ms: Sequence[float], teachers: Sequence[Law] = ()) -> LatencyModel:

@@ -28,7 +28,7 @@ def known_law() -> Law:
     """A law whose interval is as wide for every network."""
     none = tuple(0.0 for _ in NAMES)
     terms = tuple(range(len(NAMES)))
-    return Law(terms, WEIGHTS, tuple(1.0 for _ in NAMES), (none,) * len(NAMES), 0.0, math.log(MARGIN), 0.1)
+    return Law(terms, WEIGHTS, tuple(1.0 for _ in NAMES), (none,) * len(NAMES), 0.0, math.log(MARGIN), 0.1, 0.1)
 
 
 @dataclass
