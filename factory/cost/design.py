@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 from factory.cost.count import count
 from factory.cost.features import features
 from factory.cost.latency import Floats
-from factory.profiles import BudgetLimits, SpaceLimits
+from factory.profiles import BudgetLimits, DeviceProfile, SpaceLimits
 from factory.spaces.plan import Input
 from factory.spaces.residual import Genome, plan
 from factory.spaces.restriction import draw
 
 DRAWS: Final = 3000
-MACS_PER_MS: Final = (2e6, 500e6)  # what one ms buys on the slowest and on the fastest device thought of
+# What one ms buys on the slowest and on the fastest device thought of: a thread of a processor, and a graphics card.
+THREAD_MACS_PER_MS: Final = (2e6, 100e6)
+CARD_MACS_PER_MS: Final = (20e6, 2000e6)
 STRATA: Final = 4  # equal parts of the range, on a log scale, that are served in turn
 
 
@@ -43,19 +45,30 @@ def chosen(shares: Floats, strata: NDArray[np.intp], number: int) -> list[int]:
     return picked
 
 
-def design(picture: Input, classes: int, limits: BudgetLimits, space: SpaceLimits, number: int) -> list[Genome]:
+def affordable(device: DeviceProfile, latency_ms: float) -> tuple[float, float]:
+    """Least and most MACs that a latency could buy on a device of this kind."""
+    slowest, fastest = CARD_MACS_PER_MS
+    if device.runtime == "onnxruntime-cpu":
+        slowest, fastest = THREAD_MACS_PER_MS[0], THREAD_MACS_PER_MS[1] * device.threads
+    return slowest * latency_ms, fastest * latency_ms
+
+
+def design(
+    picture: Input, classes: int, limits: BudgetLimits, device: DeviceProfile, space: SpaceLimits, number: int
+) -> list[Genome]:
     """`number` different genomes that inform most about latencies near the budget; any prefix is a design as well.
 
-    They are chosen (see `chosen`) among random genomes whose MACs the budget could buy on any device between the
-    slowest and the fastest thought of: nothing has to be measured first, and the budget lies within. What a linear
-    model sees of a genome are its features as shares of their sum, each in units of its mean: no device's speed enters.
+    They are chosen (see `chosen`) among random genomes whose MACs the budget could buy on any device of the kind,
+    between the slowest and the fastest thought of: nothing has to be measured first, and the budget lies within. What a
+    linear model sees of a genome are its features as shares of their sum, each in units of its mean, so that no
+    device's speed enters.
     """
     rng = np.random.default_rng(0)
     drawn = list(dict.fromkeys(draw(space, rng, picture) for _ in range(DRAWS)))
     plans = [plan(genome, picture, classes) for genome in drawn]
     macs = np.log([count(p).macs for p in plans])
-    slowest, fastest = np.log(np.array(MACS_PER_MS) * limits.latency_ms)
-    outside = np.maximum(0, np.maximum(slowest - macs, macs - fastest))
+    least, most = np.log(affordable(device, limits.latency_ms))
+    outside = np.maximum(0, np.maximum(least - macs, macs - most))
     near = np.argsort(outside, kind="stable")[: max(int((outside == 0).sum()), 5 * number)]
     edges = np.linspace(macs[near].min(), macs[near].max(), STRATA + 1)[1:-1]
     terms = np.stack([features(plans[i]) for i in near])

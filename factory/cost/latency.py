@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 LEVEL: Final = 0.95  # one-sided: of networks like the measured ones, the share below the upper bound
 LEAST_MS: Final = 1e-6
 FEWEST: Final = 2
+MOST_LEVERAGE: Final = 1 - 1e-9
 FOLDS: Final = 40  # up to so many networks, each is left out alone
 
 
@@ -115,8 +116,8 @@ def fit_law(terms: Floats, measured_ms: Floats, columns: Sequence[int] | None = 
     weights = regression.fit(scaled, ones).coef_ / units
     shares = scaled * (measured_ms / np.maximum(terms[:, used] @ weights, LEAST_MS))[:, None]
     spread = np.linalg.inv(np.eye(len(used)) + shares.T @ shares)
-    leverage = np.einsum("nt,tu,nu->n", shares, spread, shares)
-    low, high = _quantiles(-np.log(left_out) / np.sqrt(1 + leverage / (1 - leverage)))
+    leverage = np.minimum(np.einsum("nt,tu,nu->n", shares, spread, shares), MOST_LEVERAGE)
+    low, high = _quantiles(-np.log(left_out) * np.sqrt(1 - leverage))  # that of a network left out is h / (1 - h)
     return Law(
         used,
         tuple(map(float, weights)),

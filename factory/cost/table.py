@@ -70,7 +70,7 @@ def measure_table(
         space: what the line allows.
         others: books of the devices that teach this one, which then needs only the first `TAUGHT` of the design.
     """
-    genomes = design(picture, classes, limits, space, MEASURED)
+    genomes = design(picture, classes, limits, book.device, space, MEASURED)
     plans = [plan(genome, picture, classes) for genome in genomes]
     teachers = [_law(other, plans) for other in others]
     number = TAUGHT if others else MEASURED

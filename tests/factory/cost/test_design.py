@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from factory.cost.count import count
-from factory.cost.design import MACS_PER_MS, STRATA, chosen, design
+from factory.cost.design import STRATA, affordable, chosen, design
 from factory.cost.latency import fit_law, terms_of
 from factory.profiles import BudgetLimits
 from factory.spaces.plan import Plan
 from factory.spaces.residual import plan
 from factory.spaces.restriction import EVERYTHING, allows, parse_restriction
-from tests.factory.cost.conftest import PICTURE, drawn
+from tests.factory.cost.conftest import DEVICE, PICTURE, drawn
 from tests.factory.cost.test_latency import timed
 
 
@@ -21,35 +21,35 @@ LIMITS = BudgetLimits(device="bench", latency_ms=0.5, size_mb=1.0)
 
 
 def designed(number: int, space: str = "all") -> list[Plan]:
-    return [plan(g, PICTURE, 3) for g in design(PICTURE, 3, LIMITS, parse_restriction(space), number)]
+    return [plan(g, PICTURE, 3) for g in design(PICTURE, 3, LIMITS, DEVICE, parse_restriction(space), number)]
 
 
 def test_a_design_is_of_different_networks_around_every_budget_and_always_the_same() -> None:
-    genomes = design(PICTURE, 3, LIMITS, EVERYTHING, 40)
+    genomes = design(PICTURE, 3, LIMITS, DEVICE, EVERYTHING, 40)
     assert len(set(genomes)) == 40
-    assert design(PICTURE, 3, LIMITS, EVERYTHING, 40) == genomes
+    assert design(PICTURE, 3, LIMITS, DEVICE, EVERYTHING, 40) == genomes
     macs = np.array([count(plan(g, PICTURE, 3)).macs for g in genomes])
-    slowest, fastest = (0.5 * each for each in MACS_PER_MS)
-    assert ((slowest <= macs) & (macs <= fastest)).all()
+    least, most = affordable(DEVICE, 0.5)
+    assert ((least <= macs) & (macs <= most)).all()
     edges = np.geomspace(macs.min(), macs.max(), STRATA + 1)
     assert np.histogram(macs, edges)[0].min() >= 5
 
 
 def test_a_shorter_design_is_the_beginning_of_a_longer_one() -> None:
-    assert design(PICTURE, 3, LIMITS, EVERYTHING, 40)[:20] == design(PICTURE, 3, LIMITS, EVERYTHING, 20)
+    assert design(PICTURE, 3, LIMITS, DEVICE, EVERYTHING, 40)[:20] == design(PICTURE, 3, LIMITS, DEVICE, EVERYTHING, 20)
 
 
 @pytest.mark.parametrize("restriction", ["kinds=mb+depths=1,2", "widths=8+depths=1+kernels=3+kinds=basic"])
 def test_a_design_keeps_to_the_space_of_the_line(restriction: str) -> None:
     limits = parse_restriction(restriction)
-    genomes = design(PICTURE, 3, LIMITS, limits, 30)
+    genomes = design(PICTURE, 3, LIMITS, DEVICE, limits, 30)
     assert len(set(genomes)) == len(genomes) == 30
     assert all(allows(limits, genome) for genome in genomes)
 
 
 def test_a_budget_out_of_the_reach_of_the_space_still_has_a_design() -> None:
     tiny = LIMITS.model_copy(update={"latency_ms": 1e-6})
-    assert len(set(design(PICTURE, 3, tiny, EVERYTHING, 30))) == 30
+    assert len(set(design(PICTURE, 3, tiny, DEVICE, EVERYTHING, 30))) == 30
 
 
 def test_each_is_the_one_known_least_after_those_before() -> None:
@@ -82,3 +82,12 @@ def test_a_design_teaches_more_than_as_many_random_networks() -> None:
     by_design = [error(plans, seed) for seed in range(8)]
     at_random = [error(drawn(24, seed), seed) for seed in range(8)]
     assert np.mean(by_design) < np.mean(at_random)
+
+
+def test_a_millisecond_buys_more_on_more_threads_and_on_a_card() -> None:
+    threaded = DEVICE.model_copy(update={"threads": 4})
+    card = DEVICE.model_copy(update={"runtime": "tensorrt"})
+    one, four, more = (affordable(device, 2.0) for device in (DEVICE, threaded, card))
+    assert (one[0], 4 * one[1]) == four
+    assert more[0] > one[0] and more[1] > four[1]
+    assert affordable(DEVICE, 4.0) == (2 * one[0], 2 * one[1])
