@@ -140,7 +140,9 @@ def space(line: str, compare: tuple[str, str] | None, runs: Path, as_json: bool)
 @json_option
 @command
 def search(line: str, runs: Path, resume: bool, as_json: bool, engine: str, address: str | None) -> None:
-    """Score many networks without training and print the front."""
+    """Score many networks without training, measure the best, and print the front."""
+    from dataclasses import asdict
+
     from factory.tables import show_front
 
     run = open_run(line, runs, engine, address)
@@ -149,11 +151,14 @@ def search(line: str, runs: Path, resume: bool, as_json: bool, engine: str, addr
             run.workspace.anew.add("search")
         found, stage = run.found, run.search_stage
     if as_json:
-        shown = ("genome", "score", "saturation", "latency_ms", "size_mb", "params")
+        shown = ("genome", "score", "saturation", "latency_ms", "measured_ms", "size_mb", "params")
         rows = [{name: getattr(c, name) for name in shown} for c in found.front]
-        emit({"evaluated": len(found.candidates), "seconds": stage.seconds, "ranking": found.ranking, "front": rows})
+        emit(
+            {"evaluated": found.evaluated, "seconds": stage.seconds, "ranking": found.ranking,
+             "latency": asdict(found.proof), "front": rows}
+        )  # fmt: skip
     else:
-        show_front(found.front, found.candidates, stage.seconds)
+        show_front(found, stage.seconds)
     say_next(f"factory train {line}")
 
 

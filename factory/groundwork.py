@@ -10,8 +10,7 @@ from typing import Any
 from export.runtime.image import RESIZE_RULE
 from factory import progress
 from factory.cost.book import LatencyBook
-from factory.cost.latency import LatencyModel
-from factory.cost.table import MEASURED, load_table, measure_table
+from factory.cost.table import MEASURED, TAUGHT, Table, load_table, measure_table
 from factory.data import dataset
 from factory.data.dataset import Dataset
 from factory.data.decode import file_hashes
@@ -92,10 +91,16 @@ class Groundwork:
         return LatencyBook(self.runs, self.device)
 
     @cached_property
+    def teachers(self) -> list[LatencyBook]:
+        """Books of the devices that the budget's device learns from."""
+        return [LatencyBook(self.runs, load_device(name)) for name in self.device.taught_by]
+
+    @cached_property
     def latency_stage(self) -> Stage:
-        """Measure a few networks of the space on this device."""
+        """Measure a few networks of the space on the budget's device."""
         inputs = {
             "fingerprint": self.book.fingerprint,
+            "teachers": [teacher.fingerprint for teacher in self.teachers],
             "picture": asdict(self.picture),
             "classes": self.classes,
             "latency_ms": self.line.budget.latency_ms,
@@ -103,20 +108,23 @@ class Groundwork:
         }
 
         def work(folder: Path) -> None:
-            with progress.ticker("latency table", MEASURED) as tick:
-                measure_table(self.picture, self.classes, self.line.budget, self.book, folder, tick, self.line.space)
+            with progress.ticker("latency table", TAUGHT if self.teachers else MEASURED) as tick:
+                measure_table(
+                    self.picture, self.classes, self.line.budget, self.book, folder, tick, self.line.space,
+                    self.teachers,
+                )  # fmt: skip
 
         return self.workspace.stage("latency", inputs, work, measure_table)
 
     @cached_property
-    def latency_model(self) -> LatencyModel:
-        """Latency of any genome."""
-        return load_table(self.latency_stage.path)[0]
+    def latency_table(self) -> Table:
+        """The measured networks, and latency of any genome."""
+        return load_table(self.latency_stage.path)
 
     @cached_property
     def pricing(self) -> Pricing:
         """Costs of any genome, whether they keep the budgets, and what the line allows of the space."""
-        return Pricing(self.picture, self.classes, self.line.budget, self.latency_model, self.line.space)
+        return Pricing(self.picture, self.classes, self.line.budget, self.latency_table.model, self.line.space)
 
     # audit
 

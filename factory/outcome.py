@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.cost.latency import LatencyModel
 from factory.data.dataset import Dataset
 from factory.delivery import MODEL
 from factory.profiles import DeviceProfile, LineProfile
@@ -66,7 +65,6 @@ class Results:
     reference: Delivered | None
     shortlist: list[Entry]
     found: Found
-    latency_model: LatencyModel
     bench: dict[str, Any]
     acceptance: dict[str, Any]
     logits: NDArray[np.float32]

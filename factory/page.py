@@ -190,10 +190,10 @@ def _notes(results: Results, audit: dict[str, Any] | None) -> list[str]:
             "Balanced accuracy and recall are of the most probable class; escape, overkill and the shares rejected "
             "are of the decision by threshold, which is what the station does."
         )
-    error = results.latency_model.median_error
+    proof = results.found.proof
     notes.append(
-        f"Latency of candidates is predicted with a median error of {error:.0%}; "
-        f"the search adds a margin of {results.latency_model.margin:.0%}, and what is delivered was measured."
+        f"Latency of candidates is predicted, and the {proof.level:.0%} upper bound of its interval held against the "
+        f"budget. {str(proof)[0].upper()}{str(proof)[1:]}. What is delivered was measured."
     )
     parity = results.acceptance["parity"]
     notes.append(
@@ -284,9 +284,9 @@ def run_report(results: Results, aside: Aside, bundle: Path | None) -> m.RunRepo
             _budget("latency", "ms", budget.latency_ms, own.candidate.latency_ms, results.latency_ms),
             _budget("size", "MB", budget.size_mb, own.candidate.size_mb, results.size_mb),
         ],
-        evaluated=len(results.found.candidates),
+        evaluated=results.found.evaluated,
         search_points=[
-            m.SearchPoint(c.genome, c.score, c.swap, c.latency_ms, c.size_mb, c.genome in front)
+            m.SearchPoint(c.genome, c.score, c.swap, c.known_ms, c.size_mb, c.genome in front)
             for c in results.found.candidates
             if c.swap > 0
         ],

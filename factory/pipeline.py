@@ -147,7 +147,6 @@ class Run(Trainings):
             self.reference,
             self.shortlist,
             self.found,
-            self.latency_model,
             read_json(self.bench_stage.path / "bench.json"),
             read_json(self.accept_stage.path / "acceptance.json"),
             np.load(self.accept_stage.path / "logits.npy", allow_pickle=False),

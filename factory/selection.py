@@ -8,7 +8,7 @@ from typing import Any
 from factory import progress
 from factory.evidence.pilot import Attempt, arms, part_images, pilot, trainings
 from factory.groundwork import Groundwork
-from factory.search.run import Found, load_search, search
+from factory.search.run import Found, Measuring, load_search, search
 from factory.search.scorer import scorer_of
 from factory.search.shortlist import Entry, Proving, load_shortlist, shortlist
 from factory.spaces.plan import Plan
@@ -28,7 +28,7 @@ class Selection(Groundwork):
 
     @cached_property
     def search_stage(self) -> Stage:
-        """Score many networks without training."""
+        """Score many networks without training, and measure the front."""
         settings = self.line.search
         inputs = self._candidate_inputs() | {
             "settings": settings.model_dump(mode="json", exclude={"workers", "shortlist", "score"}),
@@ -39,15 +39,15 @@ class Selection(Groundwork):
         def work(folder: Path) -> None:
             with progress.bar("search", settings.candidates) as update, self._engine() as engine:
                 search(
-                    settings, self.pricing, self.ranking, self.data.train, self.norm, engine, folder,
-                    lambda n: update(n, ""), self._say,
+                    settings, self.pricing, Measuring(self.latency_table, self.book), self.ranking, self.data.train,
+                    self.norm, engine, folder, lambda n: update(n, ""), self._say,
                 )  # fmt: skip
 
         return self.workspace.stage("search", inputs, work, search)
 
     @cached_property
     def found(self) -> Found:
-        """All scored networks, best first; the front of score against latency against size; how they were scored."""
+        """Networks within the budgets, best first; the front of score, latency and size; how all of it is known."""
         return load_search(self.search_stage.path)
 
     @cached_property

@@ -14,6 +14,7 @@ from factory.evidence.advice import LABELS, scope
 from factory.evidence.rows import verdict
 from factory.outcome import Results
 from factory.search.candidate import Candidate
+from factory.search.run import Found
 from factory.search.shortlist import Entry
 from factory.search.space import SpaceReport
 
@@ -68,7 +69,7 @@ def show_space(report: SpaceReport) -> None:
         for name, q in report.quantities().items()
     ]
     _show("what the space offers", ("quantity", "min", "median", "max", "limit"), rows)
-    print(f"{report.feasible_share:.1%} of random networks keep the budgets (latency with its prediction margin)")
+    print(f"{report.feasible_share:.1%} of random networks keep the budgets (latency by its 95 % upper bound)")
 
 
 def show_comparison(document: dict[str, Any]) -> None:
@@ -112,20 +113,19 @@ def _candidate(c: Candidate) -> tuple[str, ...]:
         f"{c.score:.4g}",
         f"{c.saturation:.0%}",
         f"{c.latency_ms:.3f}",
+        "-" if c.measured_ms is None else f"{c.measured_ms:.3f}",
         f"{c.size_mb:.3f}",
         f"{c.params:,}",
     )
 
 
-def show_front(front: Sequence[Candidate], everything: Sequence[Candidate], seconds: float) -> None:
-    """Score, latency and size side by side."""
-    columns = ("network", "score", "saturation", "latency ms", "size MB", "parameters")
-    _show(
-        f"the front of {len(everything)} networks, scored in {seconds:.0f} s",
-        columns,
-        [_candidate(c) for c in front],
-    )
-    _show("the best by score", columns, [_candidate(c) for c in everything[:5]])
+def show_front(found: Found, seconds: float) -> None:
+    """Score, latency and size side by side, and how far the predictions held."""
+    columns = ("network", "score", "saturation", "predicted ms", "measured ms", "size MB", "parameters")
+    title = f"the front of {found.evaluated} networks, scored and measured in {seconds:.0f} s"
+    _show(title, columns, [_candidate(c) for c in found.front])
+    _show("the best by score", columns, [_candidate(c) for c in found.candidates[:5]])
+    print(f"latency: {found.proof}")
 
 
 def show_shortlist(entries: Sequence[Entry]) -> None:

@@ -74,7 +74,7 @@ class LatencyBook:
 
     def __init__(self, runs: Path, device: DeviceProfile) -> None:
         self.device, self.away, self._runs = device, is_away(device), runs
-        profile = device.model_dump(mode="json", exclude={"description"})
+        profile = device.model_dump(mode="json", include={"name", "runtime", "threads"})
         if self.away:
             self._measured = load_measured(device)
             machine = None if self._measured is None else self._measured.identity

@@ -1,51 +1,51 @@
-"""The latency table of a line on its device: a few networks of the space, measured, and the model fitted to them."""
+"""The latency table of a line on its device: the networks that were measured, and the model fitted to them."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from factory.cost.book import LatencyBook
-from factory.cost.count import count
-from factory.cost.latency import LatencyModel, fit_latency
+from factory.cost.design import design
+from factory.cost.latency import LatencyModel, Law, fit_law, terms_of
+from factory.cost.transfer import fit_latency
 from factory.profiles import BudgetLimits, SpaceLimits
-from factory.spaces.plan import Input
-from factory.spaces.residual import Genome, plan
-from factory.spaces.restriction import EVERYTHING, draw
+from factory.spaces.plan import Input, Plan
+from factory.spaces.residual import parse, plan
+from factory.spaces.restriction import EVERYTHING
 from factory.workspace import read_json, write_json
 
-SCOUTS: Final = 8  # measured first, to learn how many MACs a millisecond buys here
 MEASURED: Final = 40
-SPREAD: Final = (0.1, 1.6)  # wanted latencies, as shares of the budget
-DRAWS: Final = 3000
+TAUGHT: Final = 20  # and on a device that others teach
 
 
-def _design(
-    picture: Input,
-    classes: int,
-    limits: BudgetLimits,
-    book: LatencyBook,
-    tick: Callable[[], None],
-    space: SpaceLimits,
-) -> list[Genome]:
-    """Genomes that the line allows, whose latencies spread evenly, on a log scale, around the budget."""
-    rng = np.random.default_rng(0)
-    drawn = [draw(space, rng, picture) for _ in range(DRAWS)]
-    macs = np.array([count(plan(g, picture, classes)).macs for g in drawn])
-    small = np.argsort(macs)[DRAWS // 20 :: DRAWS // (2 * SCOUTS)][:SCOUTS]
-    scouts = [drawn[i] for i in small]
-    measured = book.measure([plan(g, picture, classes) for g in scouts], tick)
-    macs_per_ms = float(np.median(macs[small] / measured))
-    wanted = np.geomspace(*SPREAD, MEASURED - SCOUTS) * limits.latency_ms * macs_per_ms
-    chosen, free = scouts, np.ones(DRAWS, bool)
-    free[small] = False
-    for target in wanted:
-        nearest = int(np.argmin(np.where(free, np.abs(np.log(macs / target)), np.inf)))
-        free[nearest] = False
-        chosen.append(drawn[nearest])
-    return chosen
+class Timings(Protocol):
+    """What measures: a `LatencyBook`."""
+
+    def measure(self, plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:
+        """Return the median latency in ms of every plan; a tick a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Median latencies in ms by genome, what other devices teach, and the model of both."""
+
+    picture: Input
+    classes: int
+    measured: dict[str, float]
+    model: LatencyModel
+
+    def plan(self, genome: str) -> Plan:
+        """Every layer of a genome on this line."""
+        return plan(parse(genome), self.picture, self.classes)
+
+    def with_measured(self, measured: Mapping[str, float]) -> "Table":
+        """The table with more measured networks, its model fitted anew."""
+        known = self.measured | dict(measured)
+        model = fit_latency([self.plan(g) for g in known], list(known.values()), self.model.teachers)
+        return replace(self, measured=known, model=model)
 
 
 def measure_table(
@@ -56,21 +56,52 @@ def measure_table(
     folder: Path,
     tick: Callable[[], None],
     space: SpaceLimits = EVERYTHING,
+    others: Sequence[Timings] = (),
 ) -> None:
-    """Measure `MEASURED` networks and fit the model; write latency.json into `folder`."""
-    genomes = _design(picture, classes, limits, book, tick, space)
-    plans = [plan(g, picture, classes) for g in genomes]
-    measured = book.measure(plans[:SCOUTS], lambda: None) + book.measure(plans[SCOUTS:], tick)
-    model = fit_latency(plans, measured)
+    """Measure the design in one call and fit the model; write latency.json into `folder`.
+
+    Args:
+        picture: what the networks see.
+        classes: how many they tell apart.
+        limits: the budget, which says what sizes of networks matter.
+        book: the device's.
+        folder: where to write.
+        tick: called once for each network.
+        space: what the line allows.
+        others: books of the devices that teach this one, which then needs only the first `TAUGHT` of the design.
+    """
+    genomes = design(picture, classes, limits, book.device, space, MEASURED)
+    plans = [plan(genome, picture, classes) for genome in genomes]
+    teachers = [_law(other, plans) for other in others]
+    number = TAUGHT if others else MEASURED
+    measured = book.measure(plans[:number], tick)
+    model = fit_latency(plans[:number], measured, teachers)
     rows = [
         {"genome": str(g), "measured_ms": ms, "predicted_ms": round(model.predict(p), 5)}
-        for g, p, ms in zip(genomes, plans, measured, strict=True)
+        for g, p, ms in zip(genomes[:number], plans[:number], measured, strict=True)
     ]
-    write_json(folder / "latency.json", {"fingerprint": book.fingerprint, "model": asdict(model), "measured": rows})
+    document = {
+        "fingerprint": book.fingerprint,
+        "picture": asdict(picture),
+        "classes": classes,
+        "model": {"law": asdict(model.law), "teachers": [asdict(teacher) for teacher in teachers]},
+        "measured": rows,
+    }
+    write_json(folder / "latency.json", document)
 
 
-def load_table(folder: Path) -> tuple[LatencyModel, dict[str, Any]]:
-    """Read the model and the whole document of `measure_table`."""
-    document = read_json(folder / "latency.json")
-    fitted = document["model"]
-    return LatencyModel(tuple(fitted["weights"]), fitted["margin"], fitted["median_error"]), document
+def _law(book: Timings, plans: Sequence[Plan]) -> Law:
+    terms = terms_of(plans)
+    return fit_law(terms, np.array(book.measure(plans, lambda: None)))
+
+
+def load_table(folder: Path) -> Table:
+    """Read what `measure_table` wrote."""
+    document: dict[str, Any] = read_json(folder / "latency.json")
+    law, teachers = document["model"]["law"], document["model"]["teachers"]
+    return Table(
+        Input(**document["picture"]),
+        document["classes"],
+        {row["genome"]: row["measured_ms"] for row in document["measured"]},
+        LatencyModel(Law.from_json(law), tuple(map(Law.from_json, teachers))),
+    )

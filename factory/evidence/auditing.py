@@ -105,7 +105,7 @@ def audit(
     look = Look(scorer_of(pricing, train, norm, settings.seed, protocol))
     looks = list(engine.map(look, [arch for arch, _ in drawn]))
     alive = [
-        (arch, features(costs, swap), swap.saturation, nwot)
+        (arch, features(costs, swap.swap), swap.saturation, nwot)
         for (arch, costs), (swap, nwot) in zip(drawn, looks, strict=True)
         if swap is not None
     ]

@@ -43,13 +43,13 @@ End = tuple[str, float, float]
 
 @matplotlib.rc_context(STYLE)
 def score_against_latency(points: Sequence[SearchPoint], chosen: str, limit_ms: float | None) -> str:
-    """Score over predicted latency (ms), coloured by size (MB); `chosen` is the genome to mark."""
+    """Score over latency (ms, predicted but on the front), coloured by size (MB); `chosen` is the genome to mark."""
     return _search("latency", points, chosen, limit_ms)
 
 
 @matplotlib.rc_context(STYLE)
 def score_against_size(points: Sequence[SearchPoint], chosen: str, limit_mb: float | None) -> str:
-    """Score over size (MB), coloured by predicted latency (ms); `chosen` is the genome to mark."""
+    """Score over size (MB), coloured by latency (ms, predicted but on the front); `chosen` is the genome to mark."""
     return _search("size", points, chosen, limit_mb)
 
 
@@ -152,7 +152,7 @@ def _search(over: str, points: Sequence[SearchPoint], chosen: str, limit: float 
     table = np.array([(p.score, p.latency_ms, p.size_mb, p.on_front) for p in points], dtype=np.float64)
     score, latency, size = table[:, 0], table[:, 1], table[:, 2]
     front = table[:, 3] > 0
-    by_latency, by_size = (latency, "predicted latency (ms)", "ms"), (size, "size (MB)", "MB")
+    by_latency, by_size = (latency, "latency (ms, measured on the front)", "ms"), (size, "size (MB)", "MB")
     (across, named, unit), (shade, shaded, _) = (by_latency, by_size) if over == "latency" else (by_size, by_latency)
     figure = Figure(figsize=(HALF, 4.1))
     axes = figure.subplots()

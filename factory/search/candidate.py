@@ -1,7 +1,7 @@
 """A candidate: a genome, what it costs, what it scores."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from factory.spaces.restriction import EVERYTHING, allows
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Cheap figures of a genome: what is counted, the predicted latency in ms and its upper bound."""
+    """Cheap figures of a genome: what is counted, the predicted latency in ms and the upper bound of its interval."""
 
     counted: Cost
     latency_ms: float
@@ -43,7 +43,10 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An evaluated genome; `swap` and `score` are 0 for a degenerate network, which is never chosen."""
+    """An evaluated genome; `swap` and `score` are 0 for a degenerate network, which is never chosen.
+
+    `latency_ms` is predicted, `measured_ms` the measured median, None where there is none.
+    """
 
     genome: str
     params: int
@@ -53,6 +56,12 @@ class Candidate:
     swap: float
     saturation: float
     score: float
+    measured_ms: float | None = None
+
+    @property
+    def known_ms(self) -> float:
+        """Latency as well as it is known: measured, else predicted."""
+        return self.latency_ms if self.measured_ms is None else self.measured_ms
 
 
 class Pricing:
@@ -77,11 +86,15 @@ class Pricing:
     def costs(self, genome: Genome) -> Costs:
         """Count and predict."""
         network = plan(genome, self.picture, self.classes)
-        latency = self._latency.predict(network)
-        return Costs(count(network), latency, latency * (1 + self._latency.margin))
+        latency = self._latency.estimate(network)
+        return Costs(count(network), latency.ms, latency.high)
+
+    def relearned(self, latency: LatencyModel) -> "Pricing":
+        """The same line priced by another model of its device."""
+        return Pricing(self.picture, self.classes, self.limits, latency, self.space)
 
     def keeps(self, costs: Costs) -> bool:
-        """Whether both hard budgets hold, latency with its margin."""
+        """Whether both hard budgets hold, latency by the upper bound of its interval."""
         return costs.size_mb <= self.limits.size_mb and costs.latency_upper_ms <= self.limits.latency_ms
 
     def admit(self, arch: str) -> Costs | None:
@@ -93,11 +106,11 @@ class Pricing:
         return costs if self.keeps(costs) else None
 
 
-def features(costs: Costs, swap: SwapScore) -> Features:
-    """What a ranking reads."""
+def features(costs: Costs, swap: float) -> Features:
+    """What a ranking reads; `swap` is SWAP-Score."""
     c = costs.counted
     return Features(
-        c.params, c.macs, c.late_macs, c.positions, c.narrowest, c.convolutions, c.width, costs.latency_ms, swap.swap
+        c.params, c.macs, c.late_macs, c.positions, c.narrowest, c.convolutions, c.width, costs.latency_ms, swap
     )
 
 
@@ -111,8 +124,30 @@ def candidate(genome: str, costs: Costs, swap: SwapScore | None, ranking: Rankin
         costs.latency_ms,
         swap.swap if swap else 0.0,
         swap.saturation if swap else 0.0,
-        ranking(features(costs, swap)) if swap else 0.0,
+        ranking(features(costs, swap.swap)) if swap else 0.0,
     )
+
+
+def standing(
+    told: Sequence[Candidate], pricing: Pricing, measured: Mapping[str, float], ranking: Ranking
+) -> list[Candidate]:
+    """Those that keep the budgets by what is known now, with latencies and scores as they are by it.
+
+    A measured latency decides, else the upper bound of the interval. SWAP-Score is never computed again.
+
+    Args:
+        told: candidates, all within the budget of size.
+        pricing: with the model as it is now.
+        measured: medians in ms by genome.
+        ranking: from costs and SWAP-Score to the score.
+    """
+    kept = []
+    for item in told:
+        costs, ms = pricing.costs(parse(item.genome)), measured.get(item.genome)
+        if pricing.keeps(costs) if ms is None else ms <= pricing.limits.latency_ms:
+            score = ranking(features(costs, item.swap)) if item.swap > 0 else 0.0
+            kept.append(replace(item, latency_ms=costs.latency_ms, measured_ms=ms, score=score))
+    return kept
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -123,5 +158,5 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that no other beats in score, latency and size at once, by latency."""
     valid = [c for c in candidates if c.swap > 0]
-    costs = np.array([(-c.score, c.latency_ms, c.size_mb) for c in valid])
-    return sorted((valid[i] for i in front(costs)), key=lambda c: (c.latency_ms, c.genome)) if valid else []
+    costs = np.array([(-c.score, c.known_ms, c.size_mb) for c in valid])
+    return sorted((valid[i] for i in front(costs)), key=lambda c: (c.known_ms, c.genome)) if valid else []

@@ -42,7 +42,7 @@ class SpaceReport:
             raise GateError("no network of the space keeps the budgets", found=found, fix="raise that budget")
 
     def quantities(self) -> dict[str, dict[str, float | None]]:
-        """Minimum, median and maximum of size, latency (with its margin), MACs and parameters; and the limits."""
+        """Minimum, median and maximum of size, latency (its upper bound), MACs and parameters; and the limits."""
         everything = (*self.sample, *self.smallest)
         columns = {
             "size_mb": ([c.size_mb for c in everything], self.limits.size_mb),

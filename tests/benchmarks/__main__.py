@@ -22,6 +22,7 @@ from tests.benchmarks import (
     swapout_cost,
     teacher,
     train_many,
+    transfer,
 )
 
 runs_option = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
@@ -47,6 +48,7 @@ main.command("prediction")(prediction.main)
 main.command("calibration")(calibration.main)
 main.command("score-speed")(score_speed.main)
 main.command("swapout-cost")(swapout_cost.main)
+main.command("transfer")(transfer.main)
 
 
 @main.command("quality")

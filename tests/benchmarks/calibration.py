@@ -18,7 +18,6 @@ from factory.evidence.fit import Trained, fit, left_out, scores
 from factory.evidence.statistics import bootstrap, regret, spearman
 from factory.score.calibration import CALIBRATED, FEATURES
 from factory.score.ranking import Features
-from factory.score.swap import SwapScore
 from factory.search.candidate import Costs, features
 from factory.spaces.plan import Input
 from factory.spaces.residual import parse, plan
@@ -38,7 +37,7 @@ def features_of(genome: str, latency_ms: float, line: str) -> Features:
     """Everything but SWAP-Score, which no calibrated ranking reads."""
     picture, classes = SHAPES[line]
     costs = Costs(count(plan(parse(genome), picture, classes)), latency_ms, latency_ms)
-    return features(costs, SwapScore(1.0, (1,), 1, 1.0))
+    return features(costs, 1.0)
 
 
 def load(line: str) -> tuple[Trained, np.ndarray]:

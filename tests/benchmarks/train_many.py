@@ -81,7 +81,7 @@ def latency_model(picture: Input, classes: int, folder: Path) -> LatencyModel:
     if not (folder / "latency.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         measure_table(picture, classes, limits, LatencyBook(folder, load_device("cpu-x86")), folder, lambda: None)
-    return load_table(folder)[0]
+    return load_table(folder).model
 
 
 def _draw(picture: Input, classes: int, model: LatencyModel, seed: int) -> Iterator[tuple[str, float]]:

@@ -99,7 +99,7 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(
         with pytest.raises(Interrupted):
             evolved(tmp_path / "stopped", pricing_of(), scorer, stop=stop)
     with open_state(tmp_path / "stopped") as state:
-        generations, kept = state.restore(np.random.default_rng())
+        generations, kept = state.restore(np.random.default_rng()), state.told(0)
     assert len(kept) == 12 * generations == 12 * ((stops[-1] - 1) // 12)
     assert evolved(tmp_path / "stopped", pricing_of(), scorer) == evolved(tmp_path / "whole", pricing_of(), scorer)
 
