@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from factory.training.acceptance import judge, threshold_for
 from factory.training.compute import Compute
 from factory.training.pictures import Standard, predict
 from factory.training.robustness import Subject
+from factory.variants import Judge, Variant, fastest, variants, wanted
 from factory.workspace import write_array, write_atomic, write_json
 
 MODEL: Final = "model.onnx"
@@ -38,6 +39,12 @@ def infer(runner: OnnxRunner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
+def judged_on(device: DeviceProfile) -> DeviceProfile:
+    """The device itself where ONNX Runtime runs it; for TensorRT, whose engines run at the station, the CPU instead."""
+    stand_in = device.model_copy(update={"runtime": "onnxruntime-cpu"})
+    return device if device.runtime.startswith("onnxruntime") else stand_in
+
+
 def export_network(
     line: LineProfile,
     device: DeviceProfile,
@@ -48,43 +55,66 @@ def export_network(
     norm: Standard,
     folder: Path,
 ) -> None:
-    """Write model.onnx, the engines and gate.json into `folder`.
+    """Write the model in every precision that passes the gate, the engines and gate.json into `folder`.
 
     Args:
-        line: for labels and the escape limit.
+        line: for labels and the limits.
         device: that runs the model.
-        engines: devices for which an engine is built from the model.
+        engines: devices for which engines are built.
         plan: of the network.
         networks: the trained one in expectation mode, and the collapsed one that is exported.
-        data: the threshold is chosen, and parity checked, on its validation images.
+        data: thresholds are chosen, and models judged, on its validation images; its training images calibrate int8.
         norm: of the training pixels.
         folder: of the stage.
 
     Raises:
-        GateError: if the model scores or decides otherwise than the trained network.
+        GateError: if the float32 model scores or decides otherwise than the trained network.
         EnvironmentLacks: if an engine is asked for whose builder is not installed.
     """
     trained, plain = networks
-    picture, labels = plan.input, line.classes.labels
+    picture, classes = plan.input, line.classes
     model = export(plain, norm.mean, norm.std, (picture.height, picture.width, picture.channels))
-    runner = open_runner(model, plan, device)
-    logits = infer(runner, data.val.images)
-    threshold = threshold_for(line, data.val, logits)
-    expected = predict(trained, data.val.images, norm, EXACT)
-    parity = gate.compare(expected, logits, labels, line.classes.good, threshold)
+
+    def logits_of(own: bytes) -> NDArray[np.float32]:
+        return infer(open_runner(own, plan, judged_on(device)), data.val.images)
+
+    logits = logits_of(model)
+    reference = gate.Scored(logits, threshold_for(line, data.val, logits))
+    expected = gate.Scored(predict(trained, data.val.images, norm, EXACT), reference.threshold)
+    parity = gate.compare(expected, reference, classes.labels, classes.good)
     gate.refuse_unless_equal(parity)
-    write_atomic(folder / MODEL, model)
-    built = []
-    for other in engines:
-        engine = build_engine(model, other.runtime, other.compute_capabilities)
-        name = f"{other.name}.engine"
-        write_atomic(folder / name, engine.plan)
-        built.append({"path": name, "runtime": other.runtime, "precision": other.precision,
-                      "version": engine.version, "targets": list(engine.targets)})  # fmt: skip
+    judge = Judge(line, data.val, logits_of, reference)
+    asked = wanted([device, *engines])
+    made = variants(model, asked, judge, data, line.training.seed, folder)
+    for variant in made:
+        if not variant.reasons:
+            write_atomic(folder / variant.name, variant.model)
+    built = [row for other in engines for row in _engines(other, list(made), folder)]
     write_json(
         folder / "gate.json",
-        {"threshold": threshold, "parity": asdict(parity), "opset": OPSET, "engines": built},
+        {
+            "threshold": reference.threshold,
+            "parity": asdict(parity),
+            "opset": OPSET,
+            "variants": [variant.as_json(tried) for variant, tried in made.items()],
+            "engines": built,
+        },
     )
+
+
+def _engines(device: DeviceProfile, made: Sequence[Variant], folder: Path) -> list[dict[str, Any]]:
+    """Build an engine of every variant of a device that passed, in the order of its profile."""
+    rows = []
+    asked = wanted([device])
+    for variant in sorted(made, key=lambda own: own.precision):
+        if variant.reasons or (variant.precision, variant.place) not in asked:
+            continue
+        engine = build_engine(variant.model, device.runtime, device.compute_capabilities)
+        name = f"{device.name}.{variant.precision}.engine"
+        write_atomic(folder / name, engine.plan)
+        rows.append({"path": name, "runtime": device.runtime, "precision": variant.precision, "model": variant.name,
+                     "version": engine.version, "targets": list(engine.targets)})  # fmt: skip
+    return rows
 
 
 def subject(name: str, line: LineProfile, plain: Network, val: Part, norm: Standard) -> Subject:
@@ -94,18 +124,32 @@ def subject(name: str, line: LineProfile, plain: Network, val: Part, norm: Stand
 
 
 def bench(
-    models: Mapping[str, tuple[bytes, Plan]], device: DeviceProfile, folder: Path, tick: Callable[[], None]
+    models: Mapping[str, tuple[Mapping[str, bytes], Plan]],
+    device: DeviceProfile,
+    size_limit_mb: float,
+    folder: Path,
+    tick: Callable[[], None],
 ) -> None:
-    """Time each model on one frame, interleaved; write bench.json: summary and samples by genome."""
-    runners = [partial(open_runner, model, plan, device) for model, plan in models.values()]
+    """Time every precision of each network on one frame, all in turn, and choose the one to deliver.
+
+    Writes bench.json: of every genome the precision chosen, its latency and samples; and variants.json: the latency of
+    every precision.
+    """
+    files = [(genome, precision) for genome, (own, _) in models.items() for precision in own]
+    runners = [partial(open_runner, models[genome][0][p], models[genome][1], device) for genome, p in files]
     shape = next(iter(models.values()))[1].input
     frame = np.random.default_rng(0).integers(0, 256, (1, shape.height, shape.width, shape.channels), np.uint8)
-    timed = measure(runners, frame, rounds=BENCH_ROUNDS, seconds=BENCH_SECONDS, tick=tick)
-    document = {
-        genome: {**latency.as_json(), "samples_ms": [round(ms, 4) for ms in latency.samples_ms]}
-        for genome, latency in zip(models, timed, strict=True)
-    }
-    write_json(folder / "bench.json", document)
+    latencies = measure(runners, frame, rounds=BENCH_ROUNDS, seconds=BENCH_SECONDS, tick=tick)
+    timed = dict(zip(files, latencies, strict=True))
+    chosen, all_of = {}, {}
+    for genome, (own, _) in models.items():
+        samples = {precision: timed[genome, precision].samples_ms for precision in own}
+        best = fastest(samples, {precision: len(model) / 1e6 for precision, model in own.items()}, size_limit_mb)
+        rounded = [round(ms, 4) for ms in samples[best]]
+        chosen[genome] = {"precision": best, **timed[genome, best].as_json(), "samples_ms": rounded}
+        all_of[genome] = {precision: timed[genome, precision].as_json() for precision in own}
+    write_json(folder / "bench.json", chosen)
+    write_json(folder / "variants.json", all_of)
 
 
 def accept(
@@ -113,13 +157,15 @@ def accept(
     device: DeviceProfile,
     models: Mapping[str, tuple[bytes, Plan, float | None]],
     plain: Network,
+    exact_threshold: float | None,
     test: Part,
     norm: Standard,
     folder: Path,
 ) -> None:
     """Judge every model on the test images; write acceptance.json and the first model's logits.npy.
 
-    The first model is the one delivered; its decisions are compared with those of `plain` in torch as well.
+    The first model is the one delivered; its decisions are compared with those of `plain` in torch, at the threshold of
+    the float32 model, as well.
     """
     rows = []
     for number, (genome, (model, plan, threshold)) in enumerate(models.items()):
@@ -127,6 +173,7 @@ def accept(
         rows.append(judge(genome, line, test, logits, threshold).as_json())
         if number == 0:
             write_array(folder / "logits.npy", logits)
-            expected = predict(plain, test.images, norm, EXACT)
-            parity = gate.compare(expected, logits, line.classes.labels, line.classes.good, threshold)
+            expected = gate.Scored(predict(plain, test.images, norm, EXACT), exact_threshold)
+            scored = gate.Scored(logits, threshold)
+            parity = gate.compare(expected, scored, line.classes.labels, line.classes.good)
     write_json(folder / "acceptance.json", {"judged": rows, "parity": asdict(parity)})

@@ -23,6 +23,7 @@ Depth = Literal[1, 2, 3, 4]
 Width = Literal[8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 Kernel = Literal[3, 5]
 StemStride = Literal[1, 2, 4]
+Precision = Literal["fp32", "fp16", "int8"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -295,14 +296,29 @@ class LineProfile(_Table):
 
 
 class DeviceProfile(_Table):
-    """One kind of station."""
+    """One kind of station. `precisions` are those tried; what is delivered passes the gate and is the fastest."""
 
     name: str = Field(pattern=NAME)
     description: str
     runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
-    precision: Literal["fp32"]
+    precisions: tuple[Precision, ...] = ("fp32",)
     threads: int = Field(1, ge=1, le=256)
     compute_capabilities: tuple[str, ...] = ()
+
+    @field_validator("precisions")
+    @classmethod
+    def _with_float32(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if "fp32" not in values or len(set(values)) != len(values):
+            raise ValueError("fp32 must stand there, and each once: it is what the others are judged by")
+        return values
+
+    @model_validator(mode="after")
+    def _computes_in_integers(self) -> "DeviceProfile":
+        if self.runtime == "onnxruntime-cuda" and "int8" in self.precisions:
+            raise ValueError(
+                "precisions: onnxruntime-cuda has no int8 convolutions and would compute in float: use fp16"
+            )
+        return self
 
 
 Profile = TypeVar("Profile", LineProfile, DeviceProfile)

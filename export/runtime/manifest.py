@@ -24,6 +24,7 @@ __all__ = [
     "Role",
     "Runtime",
     "Signer",
+    "Variant",
     "bundle_id",
     "canonical_bytes",
     "parse_manifest",
@@ -32,6 +33,7 @@ __all__ = [
 SCHEMA: Final = 1
 
 Runtime: TypeAlias = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 Role: TypeAlias = Literal["model", "engine", "golden-frame", "golden-scores", "report"]
 JsonObject: TypeAlias = dict[str, object]
 
@@ -78,10 +80,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The ONNX file of the bundle."""
+    """An ONNX file of the bundle, and the precision its graph computes in."""
 
     path: str
-    precision: str
+    precision: Precision
     opset: int
 
 
@@ -102,6 +104,15 @@ class Golden:
 
     path: str
     tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """The network in another precision, for engines built from it: with a threshold and golden scores of its own."""
+
+    model: Model
+    decision: DecisionRule
+    golden: Golden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +138,9 @@ class Draft:
     """All of a manifest that is known before the bundle's files are packed and signed.
 
     ``labels`` stand in the order of the model's outputs; ``good`` is the label that passes, None for a
-    line that only sorts. ``threads`` is the intra-op count the budget was measured with. ``budget``,
-    ``acceptance``, ``chain`` and ``provenance`` are recorded for the audit; nothing runs by them.
+    line that only sorts. ``decision`` and ``golden`` belong to ``model``, which the device runs; ``variants``
+    are the models of engines that are built from another one, each with its own. ``threads`` is the intra-op
+    count the budget was measured with. ``budget``, ``acceptance``, ``chain`` and ``provenance`` are recorded for the audit; nothing runs by them.
     """
 
     schema: Literal[1] = SCHEMA
@@ -143,6 +155,7 @@ class Draft:
     model: Model
     engines: tuple[Engine, ...]
     golden: Golden
+    variants: tuple[Variant, ...] = ()
     threads: int
     budget: JsonObject
     acceptance: JsonObject
@@ -186,7 +199,10 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
-    threshold = m.decision.threshold
+    decisions = [m.decision, *(variant.decision for variant in m.variants)]
+    thresholds = [decision.threshold for decision in decisions if decision.threshold is not None]
+    models = [m.model, *(variant.model for variant in m.variants)]
+    goldens = [m.golden, *(variant.golden for variant in m.variants)]
     named = [*m.labels, m.line, m.input.name, m.output.name, m.signer.name]
     return [
         (
@@ -197,26 +213,32 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
         (len(m.labels) < 2 or len(set(m.labels)) != len(m.labels), "labels must be two or more, each once"),
         (m.good is not None and m.good not in m.labels, "good is none of the labels"),
         (
-            (m.decision.rule == "threshold") != (m.good is not None),
+            any((decision.rule == "threshold") != (m.good is not None) for decision in decisions),
             "a threshold needs a good label, and only it",
         ),
         (
-            (m.decision.rule == "threshold") != (threshold is not None),
+            any((decision.rule == "threshold") != (decision.threshold is not None) for decision in decisions),
             "rule and threshold do not belong together",
         ),
-        (threshold is not None and not 0 < threshold < 1, "the threshold is not between 0 and 1"),
-        (not 0 <= m.golden.tolerance < 1, "the golden tolerance is not in [0, 1)"),
-        (min(m.input.height, m.input.width, m.threads, m.model.opset) < 1, "a size or count is below 1"),
+        (not all(0 < threshold < 1 for threshold in thresholds), "the threshold is not between 0 and 1"),
+        (not all(0 <= golden.tolerance < 1 for golden in goldens), "the golden tolerance is not in [0, 1)"),
+        (
+            min(m.input.height, m.input.width, m.threads, *(model.opset for model in models)) < 1,
+            "a size or count is below 1",
+        ),
         ((m.input.colour == "grey") != (m.input.channels == 1), "colour and channels do not belong together"),
         (not re.fullmatch("[0-9a-f]{16}", m.signer.key_id), "the signer's key id is not 16 hex digits"),
         (
             any(f.size < 0 or not re.fullmatch("[0-9a-f]{64}", f.sha256) for f in m.files),
             "a file has no sound hash",
         ),
-        (_with_role(m, "model") != [m.model.path], "the model is not the one file of that role"),
         (
-            _with_role(m, "golden-scores") != [m.golden.path],
-            "the golden scores are not the one file of that role",
+            _with_role(m, "model") != sorted(model.path for model in models),
+            "the models are not the files of that role",
+        ),
+        (
+            _with_role(m, "golden-scores") != sorted(golden.path for golden in goldens),
+            "the golden scores are not the files of that role",
         ),
         (
             _with_role(m, "engine") != sorted(engine.path for engine in m.engines),

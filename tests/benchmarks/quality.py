@@ -95,7 +95,7 @@ def _factory_rows(run: Run) -> list[Row]:
     names = ["factory, delivered", "plain reference"]
     return [
         Row(name, network.plan, network.model, row, network.train.seconds)
-        for name, network, row in zip(names, run.networks, judged, strict=False)
+        for name, network, row in zip(names, run.delivered, judged, strict=False)
     ]
 
 

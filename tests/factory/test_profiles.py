@@ -24,7 +24,7 @@ device = "cpu-x86"
 latency_ms = 1
 size_mb = 0.5
 """
-DEVICE = 'description = "a station"\nruntime = "onnxruntime-cpu"\nprecision = "fp32"\n'
+DEVICE = 'description = "a station"\nruntime = "onnxruntime-cpu"\nprecisions = ["fp32"]\n'
 
 
 @pytest.fixture(autouse=True)
@@ -335,14 +335,27 @@ def test_a_profile_of_the_working_folder_goes_before_a_shipped_one(tmp_path: Pat
     ("old", "new", "said"),
     [
         ("onnxruntime-cpu", "openvino", "runtime: input should be 'onnxruntime-cpu', 'onnxruntime-cuda'"),
-        ("fp32", "fp64", "precision: input should be 'fp32'"),
+        ("fp32", "fp64", "precisions.0: input should be 'fp32', 'fp16' or 'int8'"),
+        ('"fp32"', '"int8"', "fp32 must stand there"),
+        ('"fp32"', "", "fp32 must stand there"),
+        ('"fp32"', '"fp32", "fp32"', "each once"),
+        ("precisions", "precision", "precision: unknown key; did you mean 'precisions'?"),
         (
-            "precision",
-            "threads = 0\nprecision",
+            'onnxruntime-cpu"\nprecisions = ["fp32"',
+            'onnxruntime-cuda"\nprecisions = ["fp32", "int8"',
+            "has no int8 convolutions",
+        ),
+        (
+            "precisions",
+            "threads = 0\nprecisions",
             "threads: input should be greater than or equal to 1 (allowed: >= 1 and <= 256), found 0",
         ),
-        ("precision", "thread = 1\nprecision", "thread: unknown key; did you mean 'threads'?"),
-        ("precision", "compute_capabilities = [8.6]\nprecision", "compute_capabilities.0: input should be a valid str"),
+        ("precisions", "thread = 1\nprecisions", "thread: unknown key; did you mean 'threads'?"),
+        (
+            "precisions",
+            "compute_capabilities = [8.6]\nprecisions",
+            "compute_capabilities.0: input should be a valid str",
+        ),
     ],
 )
 def test_a_wrong_device_profile_is_refused(old: str, new: str, said: str, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from export.build.gate import SCORE_TOLERANCE, Parity, compare, refuse_unless_equal
+from export.build import gate
+from export.build.gate import SCORE_TOLERANCE, Parity, Scored, refuse_unless_equal
 from export.runtime.decision import softmax
 from export.runtime.errors import GateError
 
@@ -11,6 +12,13 @@ LABELS = ("good", "dent", "hole")
 def logits(*rows: tuple[float, ...]) -> np.ndarray:
     """Logits whose softmax is the rows."""
     return np.log(np.array(rows)).astype(np.float32)
+
+
+def compare(
+    reference: np.ndarray, exported: np.ndarray, labels: tuple[str, ...], good: str | None, threshold: float | None
+) -> Parity:
+    """Both at one threshold."""
+    return gate.compare(Scored(reference, threshold), Scored(exported, threshold), labels, good)
 
 
 SURE = logits((0.9, 0.05, 0.05), (0.1, 0.8, 0.1), (0.2, 0.1, 0.7))

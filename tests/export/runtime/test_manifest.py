@@ -167,10 +167,10 @@ def test_another_schema_is_a_lack_of_this_station_and_not_of_the_bundle(value: d
         (("signer", "key_id"), "x", "16 hex digits"),
         (("files", 0, "sha256"), "A" * 64, "sound hash"),
         (("files", 0, "size"), -1, "sound hash"),
-        (("files", 0, "role"), "report", "the model is not the one file"),
-        (("files", 1, "role"), "report", "the golden scores are not the one file"),
+        (("files", 0, "role"), "report", "the models are not the files"),
+        (("files", 1, "role"), "report", "the golden scores are not the files"),
         (("files", 2, "role"), "report", "the engines are not the files"),
-        (("model", "path"), "other.onnx", "the model is not the one file"),
+        (("model", "path"), "other.onnx", "the models are not the files"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(
