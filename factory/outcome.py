@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 from factory.cost.latency import LatencyModel
 from factory.data.dataset import Dataset
-from factory.variants import Place
 from factory.profiles import DeviceProfile, LineProfile
 from factory.search.run import Found
 from factory.search.shortlist import Entry
 from factory.spaces.plan import Plan
 from factory.training.acceptance import Check, checks
 from factory.trainings import Way
+from factory.variants import Place
 from factory.workspace import Stage, read_json
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """One network all the way: how it was trained, its plan, its stages of training, collapse and export, its precision.
+    """One network all the way: how it was trained, its plan, its stages of training, collapse and export.
 
-    It is float32 until the bench has chosen.
+    Its precision is float32 until the bench has chosen.
     """
 
     genome: str

@@ -198,7 +198,8 @@ def _notes(results: Results, audit: dict[str, Any] | None) -> list[str]:
     parity = results.acceptance["parity"]
     notes.append(
         f"The delivered ONNX file ({results.chosen.precision}) and the collapsed network in torch decide alike on "
-        f"{parity['images'] - parity['decisions_changed']} of {parity['images']} test images ({parity['decisions_changed']} differ; largest score difference "
+        f"{parity['images'] - parity['decisions_changed']} of {parity['images']} test images "
+        f"({parity['decisions_changed']} differ; largest score difference "
         f"{parity['score_difference']:.1g})."
     )
     return notes

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.build.quiet import quiet
+from export.build.toolbox import quiet, toolbox
 
 Precision = Literal["fp32", "fp16", "int8"]
 SMALLEST_HALF: Final = 5.96e-08  # subnormal; what is smaller is taken for it
@@ -27,9 +27,7 @@ def to_fp16(model: bytes) -> bytes:
     The same bytes for the same model. Weights beyond float16's range become its ends.
     """
     with quiet():
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        converted = convert_float_to_float16(
+        converted = toolbox().convert_float_to_float16(
             onnx.load_model_from_string(model), keep_io_types=True, min_positive_val=SMALLEST_HALF
         )
     return serialised(converted)

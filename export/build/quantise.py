@@ -24,7 +24,7 @@ from onnx import TensorProto
 
 from export.build.onnx import INPUT
 from export.build.precision import serialised
-from export.build.quiet import quiet
+from export.build.toolbox import quiet, toolbox
 from export.runtime.errors import EnvironmentLacks
 
 Flavour = Literal["cpu", "tensorrt"]
@@ -51,15 +51,13 @@ def calibrate(model: bytes, frames: NDArray[np.uint8], calibration: str, scratch
         calibration: a key of `CALIBRATIONS`.
         scratch: folder for files that onnxruntime needs meanwhile; none is left.
     """
-    method, options = CALIBRATIONS[calibration]
+    tools, (method, options) = toolbox(), CALIBRATIONS[calibration]
     with quiet(), TemporaryDirectory(dir=scratch) as name:
-        from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
-
         path = Path(name) / "model.onnx"
         path.write_bytes(model)
-        calibrator = create_calibrator(
+        calibrator = tools.create_calibrator(
             path, sorted({op for own in _OPERATIONS.values() for op in own}), str(Path(name) / "augmented.onnx"),
-            CalibrationMethod[method], extra_options=options,
+            tools.CalibrationMethod[method], extra_options=options,
         )  # fmt: skip
         for start in range(0, len(frames), BATCH):  # one after another: it keeps every activation of what it is given
             calibrator.collect_data(_Reader(frames[start : start + BATCH]))
@@ -71,17 +69,14 @@ def quantise(model: bytes, ranges: Ranges, flavour: Flavour) -> bytes:
 
     Raises EnvironmentLacks where this onnxruntime cannot leave biases in float, which TensorRT needs.
     """
-    operations, options = list(_OPERATIONS[flavour]), _options(flavour)
+    tools, operations, options = toolbox(), list(_OPERATIONS[flavour]), _options(flavour)
     with quiet():
-        from onnxruntime.quantization import QuantType
-        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-        quantiser = QDQQuantizer(
+        quantiser = tools.QDQQuantizer(
             onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)),
             True,  # a channel
             False,  # all 8 bits
-            QuantType.QInt8,
-            QuantType.QUInt8 if flavour == "cpu" else QuantType.QInt8,
+            tools.QuantType.QInt8,
+            tools.QuantType.QUInt8 if flavour == "cpu" else tools.QuantType.QInt8,
             ranges,
             [],
             [],

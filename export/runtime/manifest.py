@@ -140,7 +140,8 @@ class Draft:
     ``labels`` stand in the order of the model's outputs; ``good`` is the label that passes, None for a
     line that only sorts. ``decision`` and ``golden`` belong to ``model``, which the device runs; ``variants``
     are the models of engines that are built from another one, each with its own. ``threads`` is the intra-op
-    count the budget was measured with. ``budget``, ``acceptance``, ``chain`` and ``provenance`` are recorded for the audit; nothing runs by them.
+    count the budget was measured with. ``budget``, ``acceptance``, ``chain`` and ``provenance`` are recorded for
+    the audit; nothing runs by them.
     """
 
     schema: Literal[1] = SCHEMA
