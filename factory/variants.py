@@ -24,12 +24,13 @@ from export.build.quantise import CALIBRATIONS, calibrate, quantise
 from factory.data.dataset import Dataset, Part
 from factory.profiles import DeviceProfile, LineProfile
 from factory.training.acceptance import DEFAULT_ESCAPE, threshold_for
-from factory.training.metrics import allowed_escapes, balanced_loss
+from factory.training.metrics import allowed_escapes
 
 CALIBRATION_IMAGES: Final = 256
 CHANGED_MAX: Final = 0.05  # share of all decisions, held as a limit on escapes is: shown with 95 % confidence
 OVERKILL_MORE: Final = 0.02  # share of the good parts
 BALANCED_ACCURACY_LESS: Final = 0.01
+LOSS_MORE: Final = 0.02  # nats
 BLOCKS: Final = 5  # a variant that is faster in all of them by chance alone: one in 32
 
 Place = Literal["any", "cpu", "cuda", "tensorrt"]  # where a variant computes: what it is made for and judged by
@@ -51,7 +52,6 @@ class Variant:
     calibration: str | None
     model: bytes
     threshold: float | None
-    loss: float
     exchange: gate.Exchange
     reasons: tuple[str, ...]
 
@@ -63,7 +63,7 @@ class Variant:
     @property
     def rank(self) -> tuple[bool, int, float]:
         """Smaller is better: passed, fewest decisions changed, lowest loss."""
-        return bool(self.reasons), self.exchange.parity.decisions_changed, self.loss
+        return bool(self.reasons), self.exchange.parity.decisions_changed, self.exchange.loss
 
     def as_json(self, tried: Sequence["Variant"]) -> dict[str, Any]:
         """A row of the table, with what other calibrations gave; `path` is None for one that is not kept."""
@@ -74,7 +74,6 @@ class Variant:
             "path": None if self.reasons else self.name,
             "size_mb": len(self.model) / 1e6,
             "threshold": self.threshold,
-            "loss": self.loss,
             **asdict(self.exchange),
             "passed": not self.reasons,
             "reasons": list(self.reasons),
@@ -82,7 +81,7 @@ class Variant:
                 {
                     "calibration": other.calibration,
                     "decisions_changed": other.exchange.parity.decisions_changed,
-                    "loss": other.loss,
+                    "loss": other.exchange.loss,
                     "passed": not other.reasons,
                 }
                 for other in tried
@@ -109,6 +108,7 @@ def limits(line: LineProfile, val: Part) -> gate.Limits:
         overkill_more=int(OVERKILL_MORE * sound),
         balanced_accuracy_less=BALANCED_ACCURACY_LESS,
         changed=allowed_escapes(len(val.labels), CHANGED_MAX),
+        loss_more=LOSS_MORE,
         overkill_max=asked.overkill_max,
         balanced_accuracy_min=asked.balanced_accuracy_min,
     )
@@ -134,12 +134,14 @@ class Judge:
     def judge(self, model: bytes, precision: Precision, place: Place, calibration: str | None = None) -> Variant:
         """Score a model on the validation images and hold it against the float32 network."""
         logits = self.infer(as_judged(model, {"precision": precision, "place": place}))
+        broken = int((~np.isfinite(logits).all(axis=1)).sum())  # of float16 that overflows
+        logits = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0) if broken else logits
         scored = gate.Scored(logits, threshold_for(self.line, self.val, logits))
         classes = self.line.classes
         found = gate.exchange(self.reference, scored, self.val.labels, classes.labels, classes.good)
-        refused = tuple(gate.reasons(found, limits(self.line, self.val)))
-        loss = balanced_loss(self.val.labels, logits)
-        return Variant(precision, place, calibration, model, scored.threshold, loss, found, refused)
+        refused = [f"{broken} of {len(logits)} images get no finite score"] if broken else []
+        refused += gate.reasons(found, limits(self.line, self.val))
+        return Variant(precision, place, calibration, model, scored.threshold, found, tuple(refused))
 
 
 def wanted(devices: Sequence[DeviceProfile]) -> list[tuple[Precision, Place]]:

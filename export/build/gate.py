@@ -73,7 +73,8 @@ class Exchange:
     """What a variant gained and lost against the float32 network, on the same images, each at its own threshold.
 
     `escapes` counts defects that pass, `overkill` good parts that are rejected; both None on a line that only sorts.
-    Balanced accuracy is that of the most probable class.
+    Balanced accuracy is that of the most probable class, loss the negative log-likelihood in nats averaged within each
+    class and then over classes.
     """
 
     parity: Parity
@@ -81,6 +82,8 @@ class Exchange:
     overkill: Flow | None
     balanced_accuracy: float
     balanced_accuracy_before: float
+    loss: float
+    loss_before: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,8 @@ class Limits:
     """How far a variant may go; counts are of validation images.
 
     `escapes` is the number of defects that may pass (None on a line that only sorts), `overkill_more` that of good
-    parts rejected beyond those of the float32 network, `changed` that of decisions changed. `overkill_max` and
+    parts rejected beyond those of the float32 network, `changed` that of decisions changed. `loss_more` is in nats:
+    scores that are far off though they still decide alike do so on these few images only. `overkill_max` and
     `balanced_accuracy_min` are limits of the line, which a variant must keep where the float32 network does.
     """
 
@@ -96,6 +100,7 @@ class Limits:
     overkill_more: int
     balanced_accuracy_less: float
     changed: int
+    loss_more: float
     overkill_max: float | None = None
     balanced_accuracy_min: float | None = None
 
@@ -118,6 +123,8 @@ def exchange(
         overkill,
         _balanced_accuracy(truth, variant.logits),
         _balanced_accuracy(truth, reference.logits),
+        _balanced_loss(truth, variant.logits),
+        _balanced_loss(truth, reference.logits),
     )
 
 
@@ -144,6 +151,11 @@ def reasons(found: Exchange, limits: Limits) -> list[str]:
     changed, images = found.parity.decisions_changed, found.parity.images
     if changed > limits.changed:
         refused.append(f"{changed} of {images} decisions changed, at most {limits.changed} may")
+    if found.loss > found.loss_before + limits.loss_more:
+        most_loss = found.loss_before + limits.loss_more
+        refused.append(
+            f"loss {found.loss:.3f}, at most {most_loss:.3f} by the float32 network's {found.loss_before:.3f}"
+        )
     return refused
 
 
@@ -159,3 +171,9 @@ def _flow(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Flow:
 def _balanced_accuracy(truth: NDArray[np.int64], logits: NDArray[np.float32]) -> float:
     right = logits.argmax(axis=1) == truth
     return float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
+
+
+def _balanced_loss(truth: NDArray[np.int64], logits: NDArray[np.float32]) -> float:
+    own = softmax(logits)[np.arange(len(truth)), truth]
+    losses = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
+    return float(np.mean([losses[truth == label].mean() for label in np.unique(truth)]))

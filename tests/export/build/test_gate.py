@@ -92,7 +92,7 @@ def test_a_model_that_gives_no_numbers_is_refused() -> None:
 
 TRUTH = np.array([0] * 50 + [1] * 50)
 TWO = ("good", "dent")
-ROOM = Limits(escapes=5, overkill_more=1, balanced_accuracy_less=0.01, changed=6)
+ROOM = Limits(escapes=5, overkill_more=1, balanced_accuracy_less=0.01, changed=6, loss_more=0.5)
 
 
 def scored(rejects: np.ndarray, threshold: float | None = 0.5) -> Scored:
@@ -153,6 +153,19 @@ def test_balanced_accuracy_may_fall_by_its_room_and_not_below_the_limit_of_the_l
     assert reason == "balanced accuracy 84.00%, at least 84.10% of the float32 network's 85.00%"
     assert "at least 84.50%" in reasons_of(rejects(5, 11), limits=replace(ROOM, balanced_accuracy_min=0.845))[0]
     assert reasons_of(rejects(5, 11), limits=replace(ROOM, balanced_accuracy_min=0.9)) == []
+
+
+def test_scores_far_off_are_refused_though_they_decide_alike() -> None:
+    timid = np.where(rejects(5, 10) > 0.5, 0.55, 0.45)
+    found = exchange(scored(rejects(5, 10)), scored(timid), TRUTH, TWO, "good")
+    by_hand = [-(40 * np.log(1 - r) + 10 * np.log(1 - s)) / 50 for r, s in ((0.1, 0.8), (0.45, 0.55))]
+    by_hand = [loss - (5 * np.log(q) + 45 * np.log(p)) / 50 for loss, q, p in zip(by_hand, (0.2, 0.45), (0.9, 0.55))]
+    assert [found.loss_before, found.loss] == pytest.approx([loss / 2 for loss in by_hand], abs=1e-6)
+    assert reasons(found, ROOM) == []
+    (reason,) = reasons(found, replace(ROOM, loss_more=0.02))
+    assert reason == f"loss {found.loss:.3f}, at most {found.loss_before + 0.02:.3f} by the float32 network's " + (
+        f"{found.loss_before:.3f}"
+    )
 
 
 def test_decisions_that_change_both_ways_are_counted_though_no_rate_moves() -> None:
