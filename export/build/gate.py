@@ -151,11 +151,9 @@ def reasons(found: Exchange, limits: Limits) -> list[str]:
     changed, images = found.parity.decisions_changed, found.parity.images
     if changed > limits.changed:
         refused.append(f"{changed} of {images} decisions changed, at most {limits.changed} may")
-    if found.loss > found.loss_before + limits.loss_more:
-        most_loss = found.loss_before + limits.loss_more
-        refused.append(
-            f"loss {found.loss:.3f}, at most {most_loss:.3f} by the float32 network's {found.loss_before:.3f}"
-        )
+    highest = found.loss_before + limits.loss_more
+    if found.loss > highest:
+        refused.append(f"loss {found.loss:.3f}, at most {highest:.3f} by the float32 network's {found.loss_before:.3f}")
     return refused
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,30 @@ def test_a_bundle_of_reduced_precision_is_loaded_and_inspects_as_it_was_judged(
     assert station_main(["inspect", str(bundle), str(finished.images), "--trust", str(trust)]) == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert len(said) == 80
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="the extra rtx is not installed")
+def test_an_engine_of_each_precision_comes_with_the_model_it_was_built_from(
+    run: Run, finished: Finished, tmp_path: Path
+) -> None:
+    rtx = load_device("rtx-station").model_copy(update={"precisions": EVERY})
+    place, chosen = tmp_path / "export", run.chosen
+    place.mkdir()
+    expected = load_with(with_swapout(chosen.plan, chosen.way.swapout), chosen.collapse.path / EXPECTED)
+    networks = expected, load_plain(chosen.plan, chosen.collapse.path)
+    export_network(run.line, run.device, [rtx], chosen.plan, networks, run.data, run.norm, place)
+    pack_bundle(in_precision(run, place, "fp32"), run.root, finished.key, tmp_path)
+    bundle, trust = tmp_path / "bundle", Path(f"{finished.key}.pub")
+    manifest = parse_manifest((bundle / "manifest.json").read_bytes())
+    assert [engine.precision for engine in manifest.engines] == ["fp16", "fp32", "int8"]
+    assert all((bundle / engine.path).read_bytes()[:4] == b"vtrt" for engine in manifest.engines)
+    rows = {row["precision"]: row for row in read_json(place / "gate.json")["variants"]}
+    assert [variant.model.precision for variant in manifest.variants] == ["fp16", "int8"]
+    for variant in manifest.variants:
+        assert precision_of((bundle / variant.model.path).read_bytes()) == variant.model.precision
+        assert variant.decision.threshold == rows[variant.model.precision]["threshold"]
+        assert variant.golden.tolerance > manifest.golden.tolerance
+    assert Station.load(bundle, [trust]).manifest.model.precision == "fp32"
 
 
 def test_golden_scores_are_those_of_the_delivered_variant(
