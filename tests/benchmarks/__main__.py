@@ -10,6 +10,7 @@ from tests.benchmarks import (
     collapse_latency,
     darts_search,
     modes,
+    precision,
     prediction,
     probe,
     quality,
@@ -52,6 +53,13 @@ main.command("swapout-cost")(swapout_cost.main)
 @click.option("--lite-epochs", default=0, show_default=True, help="Epochs of the pretrained network; 0 leaves it out.")
 def _quality(line: str, runs: Path, lite_epochs: int) -> None:
     quality.main(line, runs, lite_epochs)
+
+
+@main.command("precision")
+@click.argument("line", default="solar-cells")
+@runs_option
+def _precision(line: str, runs: Path) -> None:
+    precision.main(line, runs)
 
 
 @main.command("resume")
