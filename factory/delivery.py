@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.build import gate
+from export.build.literal import literal_logits
 from export.build.measure import measure
 from export.build.onnx import OPSET, export
 from export.build.tensorrt import build_engine
@@ -23,7 +24,7 @@ from factory.training.acceptance import judge, threshold_for
 from factory.training.compute import Compute
 from factory.training.pictures import Standard, predict
 from factory.training.robustness import Subject
-from factory.variants import Judge, Variant, fastest, variants, wanted
+from factory.variants import Judge, Place, Variant, fastest, variants, wanted
 from factory.workspace import write_array, write_atomic, write_json
 
 MODEL: Final = "model.onnx"
@@ -39,10 +40,16 @@ def infer(runner: OnnxRunner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def judged_on(device: DeviceProfile) -> DeviceProfile:
-    """The device itself where ONNX Runtime runs it; for TensorRT, whose engines run at the station, the CPU instead."""
-    stand_in = device.model_copy(update={"runtime": "onnxruntime-cpu"})
-    return device if device.runtime.startswith("onnxruntime") else stand_in
+def logits_at(
+    place: Place, model: bytes, plan: Plan, device: DeviceProfile, images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Logits (N, K) of images by a model that is made for `place`, as near to it as this machine comes.
+
+    The device itself where ONNX Runtime runs it; TensorRT, whose engines run at the station, as the graph stands.
+    """
+    if place == "tensorrt" or not device.runtime.startswith("onnxruntime"):
+        return literal_logits(model, images)
+    return infer(open_runner(model, plan, device), images)
 
 
 def export_network(
@@ -75,10 +82,10 @@ def export_network(
     picture, classes = plan.input, line.classes
     model = export(plain, norm.mean, norm.std, (picture.height, picture.width, picture.channels))
 
-    def logits_of(own: bytes) -> NDArray[np.float32]:
-        return infer(open_runner(own, plan, judged_on(device)), data.val.images)
+    def logits_of(own: bytes, place: Place) -> NDArray[np.float32]:
+        return logits_at(place, own, plan, device, data.val.images)
 
-    logits = logits_of(model)
+    logits = logits_of(model, "any")
     reference = gate.Scored(logits, threshold_for(line, data.val, logits))
     expected = gate.Scored(predict(trained, data.val.images, norm, EXACT), reference.threshold)
     parity = gate.compare(expected, reference, classes.labels, classes.good)

@@ -11,11 +11,9 @@ from export.build.pack import golden_scores
 from export.runtime import image
 from export.runtime.decision import reject_scores, softmax
 from export.runtime.manifest import Role
-from factory.cost.book import open_runner
-from factory.delivery import MODEL, infer, judged_on
+from factory.delivery import MODEL, logits_at
 from factory.outcome import Delivered, Results
 from factory.profiles import Classes
-from factory.variants import as_judged
 
 PER_CLASS: Final = 4
 # Of a probability: another processor rounds otherwise, another model scores otherwise. In reduced precision a value
@@ -73,8 +71,8 @@ def golden_files(results: Results, root: Path) -> dict[str, tuple[Role, Path | b
 def _scores(results: Results, row: Mapping[str, Any], frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Probabilities (N, K) of frames by one variant of the delivered network, as the gate judged it."""
     chosen = results.chosen
-    model = as_judged((chosen.export.path / row["path"]).read_bytes(), row)
-    return softmax(infer(open_runner(model, chosen.plan, judged_on(results.device)), frames))
+    model = (chosen.export.path / row["path"]).read_bytes()
+    return softmax(logits_at(row["place"], model, chosen.plan, results.device, frames))
 
 
 def margins(scores: NDArray[np.float64], classes: Classes, threshold: float | None) -> NDArray[np.float64]:

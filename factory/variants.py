@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.build import gate
-from export.build.precision import Precision, as_rounded_to_fp16, to_fp16
+from export.build.precision import Precision, to_fp16
 from export.build.quantise import CALIBRATIONS, calibrate, quantise
 from factory.data.dataset import Dataset, Part
 from factory.profiles import DeviceProfile, LineProfile
@@ -40,7 +40,7 @@ PLACES: Final[Mapping[str, Place]] = {
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt",
 }
-Infer = Callable[[bytes], NDArray[np.float32]]  # logits (N, K) of a serialised model on the validation images
+Infer = Callable[[bytes, Place], NDArray[np.float32]]  # logits (N, K) of a model on the validation images
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,6 @@ def limits(line: LineProfile, val: Part) -> gate.Limits:
     )
 
 
-def as_judged(model: bytes, row: Mapping[str, Any]) -> bytes:
-    """The model by which a variant is judged, `row` telling its precision and place.
-
-    A float16 model for TensorRT is judged on this machine by what it would round, any other by itself.
-    """
-    return as_rounded_to_fp16(model) if (row["precision"], row["place"]) == ("fp16", "tensorrt") else model
-
-
 @dataclass(frozen=True)
 class Judge:
     """Judges variants of one float32 network, which is its own first variant."""
@@ -133,7 +125,7 @@ class Judge:
 
     def judge(self, model: bytes, precision: Precision, place: Place, calibration: str | None = None) -> Variant:
         """Score a model on the validation images and hold it against the float32 network."""
-        logits = self.infer(as_judged(model, {"precision": precision, "place": place}))
+        logits = self.infer(model, place)
         broken = int((~np.isfinite(logits).all(axis=1)).sum())  # of float16 that overflows
         logits = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0) if broken else logits
         scored = gate.Scored(logits, threshold_for(self.line, self.val, logits))

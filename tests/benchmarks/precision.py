@@ -24,13 +24,13 @@ from export.build.quantise import CALIBRATIONS, Flavour, calibrate, quantise
 from export.runtime.decision import decide, softmax
 from factory.cost.book import open_runner
 from factory.data.dataset import Dataset, Part
-from factory.delivery import infer
+from factory.delivery import logits_at
 from factory.pipeline import Run
 from factory.profiles import Classes, DeviceProfile, LineProfile, load_line
 from factory.spaces.plan import Plan
 from factory.training.acceptance import threshold_for
 from factory.training.metrics import Estimate, balanced_accuracy, bootstrap, escape, overkill
-from factory.variants import Judge, Variant, as_judged, calibration_frames
+from factory.variants import Judge, Place, Variant, calibration_frames
 from tests.benchmarks.quality import percent
 
 ROUNDS, SECONDS = 7, 0.3
@@ -49,16 +49,16 @@ class Subject:
     plan: Plan
     model: bytes
 
-    def logits(self, model: bytes, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Of one of its variants."""
-        return infer(open_runner(model, self.plan, self.device), frames)
+    def on_validation(self, model: bytes, place: Place) -> NDArray[np.float32]:
+        """Logits of one of its variants on the validation images."""
+        return logits_at(place, model, self.plan, self.device, self.data.val.images)
 
 
 def _variants(subject: Subject) -> Iterator[Variant]:
     val, model = subject.data.val, subject.model
-    exact = subject.logits(model, val.images)
+    exact = subject.on_validation(model, "any")
     reference = gate.Scored(exact, threshold_for(subject.line, val, exact))
-    held = Judge(subject.line, val, partial(subject.logits, frames=val.images), reference)
+    held = Judge(subject.line, val, subject.on_validation, reference)
     yield held.judge(model, "fp32", "any")
     yield held.judge(to_fp16(model), "fp16", "cpu")
     yield held.judge(to_fp16(model), "fp16", "tensorrt")
@@ -85,6 +85,13 @@ def _judged(scored: gate.Scored, test: Part, classes: Classes) -> list[dict[str,
     return [balanced, asdict(escape(truth, rejected, good)), asdict(overkill(truth, rejected, good))]
 
 
+def _verdict(variant: Variant, variants: list[Variant]) -> str:
+    """Whether it passes, and whether the factory would keep it of all calibrations of its kind."""
+    rivals = [v for v in variants if (v.precision, v.place) == (variant.precision, variant.place)]
+    kept = variant.calibration is not None and variant is min(rivals, key=lambda rival: rival.rank)
+    return "; ".join(variant.reasons) or ("yes, kept" if kept else "yes")
+
+
 def table(subject: Subject) -> str:
     """Markdown rows of every variant of one network."""
     variants, test, classes = list(_variants(subject)), subject.data.test, subject.line.classes
@@ -100,15 +107,15 @@ def table(subject: Subject) -> str:
     ]
     reference: gate.Scored | None = None
     for variant, latency in zip(variants, timed, strict=True):
-        row = {"precision": variant.precision, "place": variant.place}
-        scored = gate.Scored(subject.logits(as_judged(variant.model, row), test.images), variant.threshold)
+        logits = logits_at(variant.place, variant.model, subject.plan, subject.device, test.images)
+        scored = gate.Scored(logits, variant.threshold)
         reference = reference or scored
         changed = gate.compare(reference, scored, classes.labels, classes.good).decisions_changed
         balanced, escapes, rejected = _judged(scored, test, classes)
         lines.append(
             f"| {variant.precision}{'' if variant.place == 'any' else f', {variant.place}'} "
             f"| {variant.calibration or '-'} | {percent(balanced)} | {percent(escapes)} | {percent(rejected)} "
-            f"| {changed} | {'; '.join(variant.reasons) or 'yes'} | {latency.p50:.3f} "
+            f"| {changed} | {_verdict(variant, variants)} | {latency.p50:.3f} "
             f"| {latency.p50 / timed[0].p50:.2f} | {len(variant.model) / 1e6:.3f} |"
         )
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from export.runtime.manifest import parse_manifest
 from export.runtime.station import Station
 from factory.cost.book import open_runner
 from factory.data.dataset import Part
-from factory.delivery import bench, export_network, infer
+from factory.delivery import bench, export_network, infer, logits_at
 from factory.engine import Workers
 from factory.golden import margins
 from factory.handover import pack_bundle
@@ -31,7 +31,7 @@ from factory.training.acceptance import threshold_for
 from factory.training.finish import EXPECTED, load_plain, load_with
 from factory.training.full import with_swapout
 from factory.training.metrics import allowed_escapes
-from factory.variants import Judge, calibration_frames, fastest, limits, wanted
+from factory.variants import Judge, Place, calibration_frames, fastest, limits, wanted
 from factory.workspace import read_json
 from tests.conftest import Finished
 
@@ -63,10 +63,10 @@ def folder(run: Run, device: DeviceProfile, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def judge(run: Run) -> Judge:
-    def logits_of(model: bytes) -> np.ndarray:
-        return infer(open_runner(model, run.chosen.plan, run.device), run.data.val.images)
+    def logits_of(model: bytes, place: Place) -> np.ndarray:
+        return logits_at(place, model, run.chosen.plan, run.device, run.data.val.images)
 
-    logits = logits_of(run.chosen.model)
+    logits = logits_of(run.chosen.model, "any")
     reference = gate.Scored(logits, threshold_for(run.line, run.data.val, logits))
     return Judge(run.line, run.data.val, logits_of, reference)
 
@@ -209,7 +209,7 @@ def test_a_float16_model_that_overflows_is_refused_and_not_an_error(run: Run, ju
 
 def test_a_variant_gets_its_threshold_by_the_rule_of_every_network(run: Run, judge: Judge) -> None:
     variant = judge.judge(to_fp16(run.chosen.model), "fp16", "cpu")
-    assert variant.threshold == threshold_for(run.line, run.data.val, judge.infer(variant.model))
+    assert variant.threshold == threshold_for(run.line, run.data.val, judge.infer(variant.model, "cpu"))
     escapes = variant.exchange.escapes
     assert escapes is not None
     assert escapes.after <= allowed_escapes(escapes.total, 0.05)
