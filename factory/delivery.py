@@ -4,17 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
 from export.build import gate
+from export.build.literal import literal_logits
 from export.build.onnx import OPSET, export
 from export.runtime.engine_builder import build_engine
 from export.runtime.engines import OnnxRunner
-from export.runtime.timing import PUBLISHED, Variant, random_frames, time_variants
+from export.runtime.timing import PUBLISHED, Summary, random_frames, time_variants
+from export.runtime.timing import Variant as Timed
 from factory.cost.book import LatencyBook, figures, frame_of, open_runner
 from factory.data.dataset import Dataset, Part
 from factory.profiles import DeviceProfile, LineProfile
@@ -24,6 +26,7 @@ from factory.training.acceptance import judge, threshold_for
 from factory.training.compute import Compute
 from factory.training.pictures import Standard, predict
 from factory.training.robustness import Subject
+from factory.variants import Judge, Place, Variant, fastest, variants, wanted
 from factory.workspace import write_array, write_atomic, write_json
 
 MODEL: Final = "model.onnx"
@@ -43,6 +46,18 @@ def infer(runner: OnnxRunner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
+def logits_at(
+    place: Place, model: bytes, plan: Plan, device: DeviceProfile, images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Logits (N, K) of images by a model that is made for `place`, as near to it as this machine comes.
+
+    The device itself where ONNX Runtime runs it; TensorRT, whose engines run at the station, as the graph stands.
+    """
+    if place == "tensorrt" or not device.runtime.startswith("onnxruntime"):
+        return literal_logits(model, images)
+    return infer(open_runner(model, plan, device), images)
+
+
 def export_network(
     line: LineProfile,
     device: DeviceProfile,
@@ -53,42 +68,65 @@ def export_network(
     norm: Standard,
     folder: Path,
 ) -> None:
-    """Write model.onnx, the engines and gate.json into `folder`.
+    """Write the model in every precision that passes the gate, the engines and gate.json into `folder`.
 
     Args:
-        line: for labels and the escape limit.
+        line: for labels and the limits.
         device: that runs the model.
-        engines: devices for which an engine is built from the model.
+        engines: devices for which engines are built.
         plan: of the network.
         networks: the trained one in expectation mode, and the collapsed one that is exported.
-        data: the threshold is chosen, and parity checked, on its validation images.
+        data: thresholds are chosen, and models judged, on its validation images; its training images calibrate int8.
         norm: of the training pixels.
         folder: of the stage.
 
     Raises:
-        GateError: if the model scores or decides otherwise than the trained network.
+        GateError: if the float32 model scores or decides otherwise than the trained network.
         EnvironmentLacks: if an engine is asked for that this machine cannot build.
     """
     trained, plain = networks
-    picture, labels = plan.input, line.classes.labels
+    picture, classes = plan.input, line.classes
     model = export(plain, norm.mean, norm.std, (picture.height, picture.width, picture.channels))
-    runner = open_runner(model, plan, device)
-    logits = infer(runner, data.val.images)
-    threshold = threshold_for(line, data.val, logits)
-    expected = predict(trained, data.val.images, norm, EXACT)
-    parity = gate.compare(expected, logits, labels, line.classes.good, threshold)
+
+    def logits_of(own: bytes, place: Place) -> NDArray[np.float32]:
+        return logits_at(place, own, plan, device, data.val.images)
+
+    logits = logits_of(model, "any")
+    reference = gate.Scored(logits, threshold_for(line, data.val, logits))
+    expected = gate.Scored(predict(trained, data.val.images, norm, EXACT), reference.threshold)
+    parity = gate.compare(expected, reference, classes.labels, classes.good)
     gate.refuse_unless_equal(parity)
-    write_atomic(folder / MODEL, model)
-    built = []
-    for other in engines:
-        engine = build_engine(model, other.engine, timings())
-        name = f"{other.name}.engine"
-        write_atomic(folder / name, engine.plan)
-        built.append(asdict(engine.entry(name, other.precision)))
+    judge = Judge(line, data.val, logits_of, reference)
+    asked = wanted([device, *engines])
+    made = variants(model, asked, judge, data, line.training.seed, folder)
+    for variant in made:
+        if not variant.reasons:
+            write_atomic(folder / variant.name, variant.model)
+    built = [row for other in engines for row in _engines(other, list(made), folder)]
     write_json(
         folder / "gate.json",
-        {"threshold": threshold, "parity": asdict(parity), "opset": OPSET, "engines": built},
+        {
+            "threshold": reference.threshold,
+            "parity": asdict(parity),
+            "opset": OPSET,
+            "variants": [variant.as_json(tried) for variant, tried in made.items()],
+            "engines": built,
+        },
     )
+
+
+def _engines(device: DeviceProfile, made: Sequence[Variant], folder: Path) -> list[dict[str, Any]]:
+    """Build an engine of every variant of a device that passed, each told with the model it is built from."""
+    rows = []
+    asked = wanted([device])
+    for variant in sorted(made, key=lambda own: own.precision):
+        if variant.reasons or (variant.precision, variant.place) not in asked:
+            continue
+        engine = build_engine(variant.model, device.engine, timings())
+        name = f"{device.name}.{variant.precision}.engine"
+        write_atomic(folder / name, engine.plan)
+        rows.append({"model": variant.name, "engine": asdict(engine.entry(name, variant.precision))})
+    return rows
 
 
 def subject(name: str, line: LineProfile, plain: Network, val: Part, norm: Standard) -> Subject:
@@ -97,24 +135,43 @@ def subject(name: str, line: LineProfile, plain: Network, val: Part, norm: Stand
     return Subject(name, logits, threshold_for(line, val, logits(val.images)))
 
 
-def bench(models: Mapping[str, tuple[bytes, Plan]], book: LatencyBook, folder: Path, tick: Callable[[], None]) -> None:
-    """Time each model on one frame, interleaved; write bench.json: summary and samples by genome.
+def bench(
+    models: Mapping[str, tuple[Mapping[str, bytes], Plan]],
+    book: LatencyBook,
+    size_limit_mb: float,
+    folder: Path,
+    tick: Callable[[], None],
+) -> None:
+    """Time every precision of each network on one frame, all in turn, and choose the one to deliver.
+
+    Writes bench.json: of every genome the precision chosen, its latency and samples; and variants.json: the latency of
+    every precision.
 
     Raises:
         EnvironmentLacks: if the device is not this machine and its station has not measured the models.
     """
+    files = [(genome, precision) for genome, (own, _) in models.items() for precision in own]
+    timed = dict(zip(files, _timed([(models[g][0][p], models[g][1]) for g, p in files], book, tick), strict=True))
+    chosen, all_of = {}, {}
+    for genome, (own, _) in models.items():
+        latencies = {precision: timed[genome, precision][0] for precision in own}
+        best = fastest(latencies, {precision: len(model) / 1e6 for precision, model in own.items()}, size_limit_mb)
+        chosen[genome] = {"precision": best, **figures(*timed[genome, best])}
+        all_of[genome] = {precision: asdict(latency) for precision, latency in latencies.items()}
+    write_json(folder / "bench.json", chosen)
+    write_json(folder / "variants.json", all_of)
+
+
+def _timed(
+    files: Sequence[tuple[bytes, Plan]], book: LatencyBook, tick: Callable[[], None]
+) -> list[tuple[Summary, Sequence[float]]]:
+    """Latency and samples of each file; a station that is away carries no samples home."""
     if book.away:
-        carried = book.carried([model for model, _ in models.values()], [frame_of(plan) for _, plan in models.values()])
-        document = {genome: figures(summary) for genome, summary in zip(models, carried, strict=True)}
-    else:
-        shape = next(iter(models.values()))[1].input
-        frames = random_frames((shape.height, shape.width, shape.channels))
-        variants = [Variant(partial(open_runner, model, plan, book.device), frames) for model, plan in models.values()]
-        timed = time_variants(variants, BENCH, tick=tick)
-        document = {
-            genome: figures(latency.summary, latency.samples_ms) for genome, latency in zip(models, timed, strict=True)
-        }
-    write_json(folder / "bench.json", document)
+        return [(own, ()) for own in book.carried([m for m, _ in files], [frame_of(plan) for _, plan in files])]
+    shape = files[0][1].input
+    frames = random_frames((shape.height, shape.width, shape.channels))
+    variants = [Timed(partial(open_runner, model, plan, book.device), frames) for model, plan in files]
+    return [(latency.summary, latency.samples_ms) for latency in time_variants(variants, BENCH, tick=tick)]
 
 
 def accept(
@@ -122,13 +179,15 @@ def accept(
     device: DeviceProfile,
     models: Mapping[str, tuple[bytes, Plan, float | None]],
     plain: Network,
+    exact_threshold: float | None,
     test: Part,
     norm: Standard,
     folder: Path,
 ) -> None:
     """Judge every model on the test images; write acceptance.json and the first model's logits.npy.
 
-    The first model is the one delivered; its decisions are compared with those of `plain` in torch as well.
+    The first model is the one delivered; its decisions are compared with those of `plain` in torch, at the threshold of
+    the float32 model, as well.
     """
     rows = []
     for number, (genome, (model, plan, threshold)) in enumerate(models.items()):
@@ -136,6 +195,7 @@ def accept(
         rows.append(judge(genome, line, test, logits, threshold).as_json())
         if number == 0:
             write_array(folder / "logits.npy", logits)
-            expected = predict(plain, test.images, norm, EXACT)
-            parity = gate.compare(expected, logits, line.classes.labels, line.classes.good, threshold)
+            expected = gate.Scored(predict(plain, test.images, norm, EXACT), exact_threshold)
+            scored = gate.Scored(logits, threshold)
+            parity = gate.compare(expected, scored, line.classes.labels, line.classes.good)
     write_json(folder / "acceptance.json", {"judged": rows, "parity": asdict(parity)})

@@ -8,13 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 import factory
 from export.build.onnx import INPUT, OUTPUT
-from export.build.pack import golden_scores, pack
+from export.build.pack import pack
 from export.runtime import image
-from export.runtime.decision import softmax
 from export.runtime.manifest import (
     DecisionRule,
     DeviceContract,
@@ -23,17 +20,15 @@ from export.runtime.manifest import (
     Golden,
     Model,
     Output,
-    Role,
+    Variant,
 )
 from export.runtime.manifest import Input as InputContract
 from export.runtime.strictjson import shape
-from factory.cost.book import open_runner
-from factory.delivery import MODEL, infer
+from factory.golden import TOLERANCE, golden_files, path_of, told_models
 from factory.outcome import Results
+from factory.profiles import LineProfile
 from factory.workspace import code_digest, sha256
 
-GOLDEN_PER_CLASS: Final = 4
-GOLDEN_TOLERANCE: Final = 1e-3  # of a probability: another processor rounds otherwise, another model scores otherwise
 LIBRARIES: Final = ("torch", "numpy", "onnx", "onnxruntime", "onnxscript", "Pillow", "safetensors")
 BUNDLE: Final = "bundle"
 
@@ -52,48 +47,29 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _golden(results: Results, root: Path) -> tuple[dict[str, tuple[Role, Path | bytes]], bytes]:
-    """Validation pictures as they are stored, a few of each class, and their scores by the delivered model."""
-    val, line = results.data.val, results.line
-    rng = np.random.default_rng(0)
-    rows = np.concatenate(
-        [
-            rng.permutation(np.flatnonzero(val.labels == label))[:GOLDEN_PER_CLASS]
-            for label in range(len(line.classes.labels))
-        ]
-    )
-    sources = [root / val.paths[row] for row in rows]
-    names = [f"golden/{number:03d}{source.suffix.lower()}" for number, source in enumerate(sources)]
-    size = line.input
-    frames = np.stack([image.load(source, size.height, size.width, size.channels) for source in sources])
-    chosen = results.chosen
-    scores = softmax(infer(open_runner(chosen.model, chosen.plan, results.device), frames))
-    files: dict[str, tuple[Role, Path | bytes]] = {
-        name: ("golden-frame", source) for name, source in zip(names, sources, strict=True)
-    }
-    classes = line.classes
-    return files, golden_scores(names, scores, labels=classes.labels, good=classes.good, threshold=chosen.threshold)
-
-
 def _draft(results: Results) -> Draft:
     line, device, chosen = results.line, results.device, results.chosen
     size, classes = line.input, line.classes
     engines = tuple(
-        replace(shape(Engine, row, "engine"), path=f"engines/{row['path']}") for row in chosen.gate["engines"]
+        replace(shape(Engine, row["engine"], "engine"), path=f"engines/{row['engine']['path']}")
+        for row in chosen.gate["engines"]
     )
+    (model, decision, golden), *others = [
+        _told(line, row, path, chosen.gate["opset"]) for path, row in told_models(chosen).items()
+    ]
     return Draft(
         line=line.name,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         device=DeviceContract(
             name=device.name,
             runtime=device.runtime,
-            precision=device.precision,
+            precision=chosen.precision,
             batch=device.batch,
             fallback=device.fallback,
         ),
         labels=classes.labels,
         good=classes.good,
-        decision=DecisionRule(rule="argmax" if classes.good is None else "threshold", threshold=chosen.threshold),
+        decision=decision,
         input=InputContract(
             name=INPUT,
             height=size.height,
@@ -103,18 +79,29 @@ def _draft(results: Results) -> Draft:
             resize=image.RESIZE_RULE,
         ),
         output=Output(name=OUTPUT),
-        model=Model(path=MODEL, precision=device.precision, opset=chosen.gate["opset"]),
+        model=model,
         engines=engines,
-        golden=Golden(path="golden/scores.json", tolerance=GOLDEN_TOLERANCE),
+        golden=golden,
+        variants=tuple(Variant(model=m, decision=d, golden=g) for m, d, g in others),
         threads=device.threads,
         budget=_budget(results),
         acceptance={
             "checks": [vars_of(c) for c in results.checks],
             "test": results.judged,
             "parity": results.acceptance["parity"],
+            "variant": results.chosen.variant,
         },
         chain={stage.name: {"inputs": stage.digest, "result": stage.result} for stage in results.own_stages},
         provenance=_provenance(results),
+    )
+
+
+def _told(line: LineProfile, row: dict[str, Any], path: str, opset: int) -> tuple[Model, DecisionRule, Golden]:
+    """What the manifest says of one variant, whose file in the bundle is `path`."""
+    return (
+        Model(path=path, precision=row["precision"], opset=opset),
+        DecisionRule(rule="argmax" if line.classes.good is None else "threshold", threshold=row["threshold"]),
+        Golden(path=path_of(path), tolerance=TOLERANCE[row["precision"]]),
     )
 
 
@@ -125,7 +112,7 @@ def vars_of(check: Any) -> dict[str, object]:
 
 def _budget(results: Results) -> dict[str, object]:
     limits, own = results.line.budget, results.bench[results.chosen.genome]
-    measured = {name: value for name, value in own.items() if name != "samples_ms"}
+    measured = {name: value for name, value in own.items() if name not in ("precision", "samples_ms")}
     return {
         "device": limits.device,
         "latency_ms": {"limit": limits.latency_ms, "measured": measured},
@@ -155,12 +142,11 @@ def pack_bundle(results: Results, root: Path, key: Path, folder: Path) -> None:
     Raises:
         UsageError: if the key or a golden picture cannot be read.
     """
-    files, scores = _golden(results, root)
     export_folder = results.chosen.export.path
-    files |= {
-        MODEL: ("model", export_folder / MODEL),
-        "golden/scores.json": ("golden-scores", scores),
-        **{f"engines/{row['path']}": ("engine", export_folder / row["path"]) for row in results.chosen.gate["engines"]},
+    engines = [row["engine"]["path"] for row in results.chosen.gate["engines"]]
+    files = golden_files(results, root) | {
+        **{path: ("model", export_folder / row["path"]) for path, row in told_models(results.chosen).items()},
+        **{f"engines/{path}": ("engine", export_folder / path) for path in engines},
     }
     destination = folder / BUNDLE
     shutil.rmtree(destination, ignore_errors=True)  # of an attempt that was cut short before the stage was complete

@@ -9,42 +9,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.data.dataset import Dataset
-from factory.delivery import MODEL
 from factory.profiles import DeviceProfile, LineProfile
 from factory.search.run import Found
 from factory.search.shortlist import Entry
 from factory.spaces.plan import Plan
 from factory.training.acceptance import Check, checks
 from factory.trainings import Way
+from factory.variants import Place
 from factory.workspace import Stage, read_json
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """One network all the way: how it was trained, its plan and its stages of training, collapse and export."""
+    """One network all the way: how it was trained, its plan, its stages of training, collapse and export.
+
+    Its precision is float32 until the bench has chosen.
+    """
 
     genome: str
     way: Way
     plan: Plan
+    place: Place
     train: Stage
     collapse: Stage
     export: Stage
+    precision: str = "fp32"
 
     @cached_property
     def model(self) -> bytes:
-        """The ONNX file."""
-        return (self.export.path / MODEL).read_bytes()
+        """The ONNX file in its precision."""
+        return self.models[self.precision]
+
+    @cached_property
+    def models(self) -> dict[str, bytes]:
+        """The ONNX files by precision that passed the gate on the budget's device."""
+        return {row["precision"]: (self.export.path / row["path"]).read_bytes() for row in self.runnable if row["path"]}
+
+    @property
+    def runnable(self) -> list[dict[str, Any]]:
+        """What the gate found of the variants for the budget's device, passed or not."""
+        rows: list[dict[str, Any]] = self.gate["variants"]
+        return [row for row in rows if row["place"] in ("any", self.place)]
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What the gate found of the variant of this precision."""
+        return next(row for row in self.runnable if row["precision"] == self.precision)
 
     @cached_property
     def gate(self) -> dict[str, Any]:
-        """What the gate found: threshold, parity, opset, engines."""
+        """What the gate found: threshold and parity of the float32 model, opset, variants, engines."""
         document: dict[str, Any] = read_json(self.export.path / "gate.json")
         return document
 
     @property
     def threshold(self) -> float | None:
-        """Operating threshold chosen on validation images."""
-        value: float | None = self.gate["threshold"]
+        """Operating threshold chosen on validation images, of this precision."""
+        value: float | None = self.variant["threshold"]
         return value
 
     @cached_property
@@ -66,6 +87,7 @@ class Results:
     shortlist: list[Entry]
     found: Found
     bench: dict[str, Any]
+    timed: dict[str, Any]
     acceptance: dict[str, Any]
     logits: NDArray[np.float32]
     data_check: dict[str, Any]
@@ -137,6 +159,7 @@ class Results:
             "report": str(report),
             "genome": self.chosen.genome,
             "training": self.chosen.way.name,
+            "precision": self.chosen.precision,
             "balanced_accuracy": value("balanced_accuracy"),
             "reference_balanced_accuracy": (reference or judged)["balanced_accuracy"]["value"],
             "auroc": value("auroc"),

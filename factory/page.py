@@ -197,8 +197,9 @@ def _notes(results: Results, audit: dict[str, Any] | None) -> list[str]:
     )
     parity = results.acceptance["parity"]
     notes.append(
-        f"The delivered ONNX file and the collapsed network in torch decide alike on {parity['images']} of "
-        f"{parity['images']} test images ({parity['decisions_changed']} differ; largest score difference "
+        f"The delivered ONNX file ({results.chosen.precision}) and the collapsed network in torch decide alike on "
+        f"{parity['images'] - parity['decisions_changed']} of {parity['images']} test images "
+        f"({parity['decisions_changed']} differ; largest score difference "
         f"{parity['score_difference']:.1g})."
     )
     return notes
@@ -245,6 +246,33 @@ def _training(results: Results, pilot: dict[str, Any] | None) -> m.Training:
     student = TAUGHT if way.taught else ALONE if way.swapout.noise.silent else None
     drawn = None if pilot is None else (pilot["sentence"], pilot_svg(pilot))
     return m.Training(_ways(results.modes, mode), _ways(results.tuition, student), drawn)
+
+
+def _variants(results: Results) -> list[m.VariantRow]:
+    def flow(counts: dict[str, int] | None) -> str | None:
+        return (
+            None if counts is None else f"{counts['after']} of {counts['total']} (+{counts['new']} −{counts['gone']})"
+        )
+
+    chosen, timed = results.chosen, results.timed[results.chosen.genome]
+    rows = []
+    for row in chosen.gate["variants"]:
+        parity, own = row["parity"], row in chosen.runnable
+        rows.append(
+            m.VariantRow(
+                row["precision"] if row["place"] == "any" else f"{row['precision']}, {row['place']}",
+                row["calibration"],
+                row["size_mb"],
+                timed[row["precision"]]["p50_ms"] if own and row["precision"] in timed else None,
+                row["balanced_accuracy"],
+                flow(row["escapes"]),
+                flow(row["overkill"]),
+                f"{parity['decisions_changed']} of {parity['images']}",
+                row["reasons"],
+                delivered=own and row["precision"] == chosen.precision,
+            )
+        )
+    return rows
 
 
 @dataclass(frozen=True)
@@ -317,6 +345,7 @@ def run_report(results: Results, aside: Aside, bundle: Path | None) -> m.RunRepo
         else f"station verify {bundle} --trust KEY.pub",
         robustness=aside.robustness,
         training=_training(results, aside.pilot),
+        variants=_variants(results),
     )
 
 

@@ -1,5 +1,6 @@
 """The stages in their order: asking for a late one runs all it stands on, and every complete one is reused."""
 
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from factory.training.finish import (
 from factory.training.full import with_swapout
 from factory.training.robustness import STEPS, load_robustness, write_robustness
 from factory.trainings import PLAIN, Trainings, Way
+from factory.variants import PLACES
 from factory.workspace import Stage, read_json
 
 
@@ -50,8 +52,9 @@ class Run(Trainings):
         inputs = {
             "data": self.data_stage.result,
             "collapse": collapsed.result,
-            "escape_max": self.line.acceptance.escape_max,
+            "acceptance": self.line.acceptance.model_dump(mode="json"),
             "good": self.line.classes.good,
+            "seed": self.line.training.seed,
             "device": self.device.model_dump(mode="json"),
             "engines": [engine.model_dump(mode="json") for engine in self.engines],
         }
@@ -70,7 +73,8 @@ class Run(Trainings):
             )
 
         stage = self.workspace.stage("export", inputs, work, delivery.export_network)
-        return Delivered(genome, way, self.plan(genome), trained, collapsed, stage)
+        place = PLACES[self.device.runtime]
+        return Delivered(genome, way, self.plan(genome), place, trained, collapsed, stage)
 
     # judgement
 
@@ -81,32 +85,41 @@ class Run(Trainings):
 
     @cached_property
     def bench_stage(self) -> Stage:
-        """Time the delivered files on the budget's device."""
+        """Time every file that passed the gate on the budget's device, and choose the precision of each network."""
         inputs = {
             "fingerprint": self.book.fingerprint,
             "models": [network.export.result for network in self.networks],
+            "size_mb": self.line.budget.size_mb,
         }
 
         def work(folder: Path) -> None:
-            say = {network.genome: (network.model, network.plan) for network in self.networks}
-            with progress.ticker("latency", delivery.BENCH.rounds * len(say)) as tick:
-                delivery.bench(say, self.book, folder, tick)
+            models = {network.genome: (network.models, network.plan) for network in self.networks}
+            files = sum(len(own) for own, _ in models.values())
+            with progress.ticker("latency", delivery.BENCH.rounds * files) as tick:
+                delivery.bench(models, self.book, self.line.budget.size_mb, folder, tick)
 
         return self.workspace.stage("bench", inputs, work, delivery.bench)
+
+    @cached_property
+    def delivered(self) -> list[Delivered]:
+        """`networks`, each in the precision that the bench chose."""
+        timed = read_json(self.bench_stage.path / "bench.json")
+        return [replace(network, precision=timed[network.genome]["precision"]) for network in self.networks]
 
     @cached_property
     def accept_stage(self) -> Stage:
         """Judge on the test images, once."""
         inputs = {
             "data": self.data_stage.result,
-            "models": [network.export.result for network in self.networks],
+            "models": [[network.export.result, network.precision] for network in self.delivered],
             "collapse": self.chosen.collapse.result,
         }
 
         def work(folder: Path) -> None:
-            judged = {n.genome: (n.model, n.plan, n.threshold) for n in self.networks}
+            judged = {n.genome: (n.model, n.plan, n.threshold) for n in self.delivered}
             plain = load_plain(self.chosen.plan, self.chosen.collapse.path)
-            delivery.accept(self.line, self.device, judged, plain, self.data.test, self.norm, folder)
+            test, exact = self.data.test, self.chosen.threshold
+            delivery.accept(self.line, self.device, judged, plain, exact, test, self.norm, folder)
 
         return self.workspace.stage("accept", inputs, work, delivery.accept)
 
@@ -115,7 +128,9 @@ class Run(Trainings):
         """Judge the chosen genome, trained each way, and the reference on pictures made worse as at a station."""
         networks = {}
         for name, way in self.ways.items():
-            delivered = ", delivered" if name == self.way else ""
+            precision = self.delivered[0].precision
+            apart = "" if precision == "fp32" else f" in {precision}, studied in fp32"
+            delivered = f", delivered{apart}" if name == self.way else ""
             networks[f"trained {name}{delivered}"] = self.best, self.collapse_stage(self.best, way)
         if self.reference is not None:
             networks["plain reference"] = self.reference.genome, self.reference.collapse
@@ -143,11 +158,12 @@ class Run(Trainings):
             self.line,
             self.device,
             self.data,
-            self.chosen,
-            self.reference,
+            self.delivered[0],
+            self.delivered[1] if len(self.delivered) > 1 else None,
             self.shortlist,
             self.found,
             read_json(self.bench_stage.path / "bench.json"),
+            read_json(self.bench_stage.path / "variants.json"),
             read_json(self.accept_stage.path / "acceptance.json"),
             np.load(self.accept_stage.path / "logits.npy", allow_pickle=False),
             read_json(self.data_stage.path / "check.json"),

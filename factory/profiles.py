@@ -25,6 +25,7 @@ Depth = Literal[1, 2, 3, 4]
 Width = Literal[8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 Kernel = Literal[3, 5]
 StemStride = Literal[1, 2, 4]
+Precision = Literal["fp32", "fp16", "int8"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -299,17 +300,18 @@ class LineProfile(_Table):
 class DeviceProfile(_Table):
     """One kind of station.
 
-    An engine takes `batch` frames at once (least, which is 1, best, most). TensorRT-RTX builds for
-    `compute_capabilities`, or one portable engine; TensorRT builds for the GPU at hand, `hardware` and
-    `version_compatible` make it run on more. `measured` says where latencies are measured: on this machine, which then
-    is such a station, or at the station. `taught_by` names devices that were measured before, or can be measured here:
-    with what their latencies teach, half as many networks are measured on this one.
+    `precisions` are those tried; what is delivered passes the gate and is the fastest. An engine takes `batch` frames
+    at once (least, which is 1, best, most). TensorRT-RTX builds for `compute_capabilities`, or one portable engine;
+    TensorRT builds for the GPU at hand, `hardware` and `version_compatible` make it run on more. `measured` says where
+    latencies are measured: on this machine, which then is such a station, or at the station. `taught_by` names devices
+    that were measured before, or can be measured here: with what their latencies teach, half as many networks are
+    measured on this one.
     """
 
     name: str = Field(pattern=NAME)
     description: str
     runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
-    precision: Literal["fp32"]
+    precisions: tuple[Precision, ...] = ("fp32",)
     threads: int = Field(1, ge=1, le=256)
     fallback: Fallback | None = None
     batch: tuple[int, int, int] = (1, 1, 16)
@@ -321,6 +323,10 @@ class DeviceProfile(_Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> "DeviceProfile":
+        if self.runtime == "onnxruntime-cuda" and "int8" in self.precisions:
+            raise ValueError(
+                "precisions: onnxruntime-cuda has no int8 convolutions and would compute in float: use fp16"
+            )
         if not is_batch_profile(self.batch) or self.batch[0] != 1:  # a station's golden pictures come one by one
             raise ValueError("batch must be 1, the best and the most frames at once, such as [1, 1, 16]")
         if self.fallback == self.runtime:
@@ -345,6 +351,13 @@ class DeviceProfile(_Table):
             hardware=self.hardware,
             version_compatible=self.version_compatible,
         )
+
+    @field_validator("precisions")
+    @classmethod
+    def _with_float32(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if "fp32" not in values or len(set(values)) != len(values):
+            raise ValueError("fp32 must stand there, and each once: it is what the others are judged by")
+        return values
 
 
 Profile = TypeVar("Profile", LineProfile, DeviceProfile)

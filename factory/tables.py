@@ -220,11 +220,42 @@ def show_export(document: dict[str, Any]) -> None:
         f"scores within {parity['score_difference']:.1e}"
     )
     print(f"threshold: {'none, this line sorts' if threshold is None else f'{threshold:.4f}'}")
+    show_variants(document["variants"], {}, None)
     for engine in document["engines"]:
         print(f"engine: {engine['path']}, {engine['runtime']} {engine['version']}, {engine['targets'] or 'portable'}")
 
 
 FIGURES = ("p50 ms", "p90", "p95", "p99", "min", "max", "cv", "runs", "provider")
+
+
+def show_variants(rows: Sequence[dict[str, Any]], timed: Mapping[str, Any], delivered: str | None) -> None:
+    """Every precision: what it is made by, costs and gained and lost on validation images, and why it is left out."""
+    body = []
+    for row in rows:
+        where = "" if row["place"] == "any" else f" ({row['place']})"
+        latency = timed.get(row["precision"]) if row["place"] in ("any", "cpu", "cuda") else None
+        verdict = "; ".join(row["reasons"]) or ("delivered" if row["precision"] == delivered and latency else "passed")
+        body.append(
+            (
+                row["precision"] + where,
+                row["calibration"] or "-",
+                f"{row['size_mb']:.3f}",
+                "-" if latency is None else f"{latency['p50_ms']:.3f}",
+                f"{row['balanced_accuracy']:.1%}",
+                _flow(row["escapes"]),
+                _flow(row["overkill"]),
+                f"{row['parity']['decisions_changed']} of {row['parity']['images']}",
+                verdict,
+            )
+        )
+    columns = ("precision", "calibration", "MB", "p50 ms", "balanced accuracy", "escapes", "overkill", "changed", "")
+    _show("precisions, on validation images, each at its own threshold", columns, body)
+
+
+def _flow(flow: dict[str, int] | None) -> str:
+    if flow is None:
+        return "-"
+    return f"{flow['after']} of {flow['total']} (+{flow['new']} -{flow['gone']})"
 
 
 def show_bench(rows: Sequence[dict[str, Any]], limit: float) -> None:

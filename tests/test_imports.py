@@ -19,8 +19,10 @@ FLOORS = (
     {"commands", "tables", "newline", "doctor", "contest", "measuring"},  # what the commands say and write
     {"pipeline"},
     {"page", "handover"},  # what the pipeline hands over
+    {"golden"},
     {"outcome"},
     {"delivery"},
+    {"variants"},
     {"trainings"},
     {"selection"},
     {"groundwork"},

@@ -161,7 +161,7 @@ def test_commands_that_measure(
     assert (tmp_path / "profiles" / "devices" / "hall-7.measured.json").is_file()
 
 
-HALL_7 = {"description": "a PC", "runtime": "onnxruntime-cpu", "precision": "fp32", "measured": "station"}
+HALL_7 = {"description": "a PC", "runtime": "onnxruntime-cpu", "measured": "station"}
 
 
 def test_the_retrofit_of_a_network_of_ones_own() -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
 
+from export.build.precision import precision_of
 from export.runtime.contents import MANIFEST_NAME, check_paths
 from export.runtime.decision import decide
 from export.runtime.errors import BundleRefused, UsageError
@@ -38,7 +39,8 @@ def pack(
     The folder appears under its name only once it is whole, on disk, and verified as a station does.
 
     Raises UsageError where the destination exists or the key or a file cannot be read, and BundleRefused
-    where the result would not verify or the model keeps weights outside its file.
+    where the result would not verify, or a model keeps weights outside its file or computes in another
+    precision than the draft says.
     """
     if os.path.lexists(destination):
         raise UsageError(
@@ -53,6 +55,7 @@ def pack(
     for role, data in contents.values():
         if role == "model":
             _check_self_contained(data)
+    _check_precision(draft, contents)
     manifest = _manifest(draft, contents, private, signer_name)
     partial = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -116,6 +119,21 @@ def _check_self_contained(model: bytes) -> None:
         )
 
 
+def _check_precision(draft: Draft, contents: Mapping[str, tuple[Role, bytes]]) -> None:
+    for model in (draft.model, *(variant.model for variant in draft.variants)):
+        _, data = contents.get(model.path, ("model", None))
+        found = (
+            None if data is None else precision_of(data)
+        )  # a file that is missing is told when the bundle is verified
+        if found not in (None, model.precision):
+            raise BundleRefused(
+                f"{model.path} is not of the precision that is told of it",
+                expected=model.precision,
+                found=found,
+                fix="Name the precision the model computes in",
+            )
+
+
 def _manifest(
     draft: Draft, contents: Mapping[str, tuple[Role, bytes]], private: Ed25519PrivateKey, signer_name: str
 ) -> Manifest:
@@ -141,7 +159,8 @@ def _write(
     sign_bundle(folder, private)
     public = private.public_key()
     verified = verify_bundle(folder, {key_id(public): public})
-    read_golden(verified.manifest, verified.contents)
+    for golden in (manifest.golden, *(variant.golden for variant in manifest.variants)):
+        read_golden(verified.manifest, verified.contents, golden)
     for written in (folder, *folder.rglob("*")):
         _sync(written)
 

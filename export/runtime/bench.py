@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from export.runtime.engines import Runner
 from export.runtime.figures import machine_lines, table
 from export.runtime.fingerprint import fingerprint
 from export.runtime.manifest import Manifest, Runtime, bundle_id
@@ -35,11 +35,15 @@ def bench(
     ``Station.load`` does.
     """
     # A network that does not decide as it should has no latency worth knowing.
-    runs_in = Station.load(folder, trusted, runtime=runtime, store=store).runtime
+    station = Station.load(folder, trusted, runtime=runtime, store=store)
+    runs_in, model = station.runtime, station.variant.model
     verified = verify_bundle(folder, trusted)
     manifest = verified.manifest
     machine = fingerprint(runs_in)
-    opened = partial(open_in, verified, runs_in, store)
+
+    def opened() -> Runner:
+        return open_in(verified, runs_in, store).runner
+
     frames = random_frames((manifest.input.height, manifest.input.width, manifest.input.channels), batch)
     ways = {
         "back to back": Variant(opened, frames),
@@ -56,7 +60,7 @@ def bench(
     return {
         "bundle": bundle_id(verified.manifest_bytes),
         "backend": runs_in,
-        "precision": manifest.model.precision,
+        "precision": model.precision,
         "threads": manifest.threads,
         **own,
         "cv_limit": CV_LIMIT,

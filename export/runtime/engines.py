@@ -1,7 +1,7 @@
 """The door to the runtimes: what a verified bundle holds for one, opened on the provider asked for and no other."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,13 @@ from export.runtime import cuda
 from export.runtime.contract import Contract
 from export.runtime.decision import softmax
 from export.runtime.errors import EnvironmentLacks
-from export.runtime.manifest import Draft, Engine, Runtime
+from export.runtime.manifest import Draft, Engine, Manifest, Runtime, Variant, variant_of
 from export.runtime.ort_runner import OnnxRunner
 from export.runtime.tensorrt_library import NAMES
 from export.runtime.trt_runner import REBUILD, EngineRunner
 from export.runtime.trust import VerifiedBundle
 
-__all__ = ["EngineRunner", "OnnxRunner", "Runner", "contract_of", "open_runner", "softmax"]
+__all__ = ["EngineRunner", "OnnxRunner", "Opened", "Runner", "contract_of", "fitting", "open_runner", "softmax"]
 
 
 class Runner(Protocol):
@@ -50,7 +50,14 @@ def contract_of(manifest: Draft) -> Contract:
     )
 
 
-def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, bytes] | None = None) -> Runner:
+class Opened(NamedTuple):
+    """A network in its runtime, and the model that it was made from, with its threshold and golden scores."""
+
+    runner: Runner
+    variant: Variant
+
+
+def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, bytes] | None = None) -> Opened:
     """Return the network of a verified bundle in ``runtime``.
 
     ``own`` is an engine that this station built for itself, verified likewise; it goes before those of the bundle.
@@ -61,7 +68,8 @@ def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, byt
     manifest = bundle.manifest
     contract = contract_of(manifest)
     if runtime not in ("tensorrt", "tensorrt-rtx"):
-        return OnnxRunner(
+        model = Variant(model=manifest.model, decision=manifest.decision, golden=manifest.golden)
+        runner = OnnxRunner(
             bundle.contents[manifest.model.path],
             runtime=runtime,
             threads=manifest.threads,
@@ -70,14 +78,19 @@ def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, byt
             frame_shape=contract.frame_shape,
             classes=contract.classes,
         )
-    if own is not None:
-        return EngineRunner(own[1], own[0], contract)
-    engine = _fitting([engine for engine in manifest.engines if engine.runtime == runtime], runtime)
-    return EngineRunner(bundle.contents[engine.path], engine, contract)
+        return Opened(runner, model)
+    if own is None:
+        engine = fitting(manifest, runtime)
+        own = engine, bundle.contents[engine.path]
+    return Opened(EngineRunner(own[1], own[0], contract), variant_of(manifest, own[0].model_sha256))
 
 
-def _fitting(engines: list[Engine], runtime: Runtime) -> Engine:
-    """Return the engine for the GPU here: one built for it goes before a portable one."""
+def fitting(manifest: Manifest, runtime: Runtime) -> Engine:
+    """Return the engine for the GPU here: one built for it goes before a portable one, else the first in the manifest.
+
+    Raises EnvironmentLacks where the bundle holds none, or several and no GPU is here to choose by.
+    """
+    engines = [engine for engine in manifest.engines if engine.runtime == runtime]
     if not engines:
         raise EnvironmentLacks(f"the bundle holds no {NAMES[runtime]} engine", fix=REBUILD)
     if len(engines) == 1:  # whether it fits is told by whoever opens it

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from export.runtime.decision import VerdictName
 from export.runtime.errors import BundleRefused
-from export.runtime.manifest import Manifest
+from export.runtime.manifest import Golden, Manifest
 from export.runtime.strictjson import read_json, shape
 
 
@@ -26,13 +26,14 @@ class GoldenScores:
     frames: tuple[Frame, ...]
 
 
-def read_golden(manifest: Manifest, contents: Mapping[str, bytes]) -> tuple[Frame, ...]:
-    """Return the golden frames of a verified bundle.
+def read_golden(manifest: Manifest, contents: Mapping[str, bytes], golden: Golden) -> tuple[Frame, ...]:
+    """Return the golden frames of a verified bundle: those of one of its models.
 
     Raises BundleRefused where there are none, or where they do not name each golden picture once with
     a score for each label.
     """
-    frames = shape(GoldenScores, read_json(contents[manifest.golden.path], manifest.golden.path), "golden").frames
+    path = golden.path
+    frames = shape(GoldenScores, read_json(contents[path], path), "golden").frames
     pictures = sorted(entry.path for entry in manifest.files if entry.role == "golden-frame")
     if not frames or sorted(frame.path for frame in frames) != pictures:
         raise BundleRefused(

@@ -34,7 +34,6 @@ class Device:
 
     name: str
     runtime: Runtime
-    precision: str
     threads: int
 
 

@@ -26,10 +26,12 @@ __all__ = [
     "Role",
     "Runtime",
     "Signer",
+    "Variant",
     "bundle_id",
     "canonical_bytes",
     "is_batch_profile",
     "parse_manifest",
+    "variant_of",
 ]
 
 SCHEMA: Final = 1
@@ -37,6 +39,7 @@ SCHEMA: Final = 1
 Runtime: TypeAlias = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 Hardware: TypeAlias = Literal["this-gpu", "same-capability", "ampere-plus"]
 Fallback: TypeAlias = Literal["onnxruntime-cpu", "onnxruntime-cuda"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 Role: TypeAlias = Literal["model", "engine", "golden-frame", "golden-scores", "report"]
 JsonObject: TypeAlias = dict[str, object]
 
@@ -89,10 +92,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The ONNX file of the bundle."""
+    """An ONNX file of the bundle, and the precision its graph computes in."""
 
     path: str
-    precision: str
+    precision: Precision
     opset: int
 
 
@@ -125,6 +128,15 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """The network in another precision, for engines built from it: with a threshold and golden scores of its own."""
+
+    model: Model
+    decision: DecisionRule
+    golden: Golden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
     """One file of the bundle: its size in bytes and its SHA-256 in lower-case hex."""
 
@@ -147,8 +159,10 @@ class Draft:
     """All of a manifest that is known before the bundle's files are packed and signed.
 
     ``labels`` stand in the order of the model's outputs; ``good`` is the label that passes, None for a
-    line that only sorts. ``threads`` is the intra-op count the budget was measured with. ``budget``,
-    ``acceptance``, ``chain`` and ``provenance`` are recorded for the audit; nothing runs by them.
+    line that only sorts. ``decision`` and ``golden`` belong to ``model``, which the device runs; ``variants``
+    are the models of engines that are built from another one, each with its own. ``threads`` is the intra-op
+    count the budget was measured with. ``budget``, ``acceptance``, ``chain`` and ``provenance`` are recorded for
+    the audit; nothing runs by them.
     """
 
     schema: Literal[1] = SCHEMA
@@ -163,6 +177,7 @@ class Draft:
     model: Model
     engines: tuple[Engine, ...]
     golden: Golden
+    variants: tuple[Variant, ...] = ()
     threads: int
     budget: JsonObject
     acceptance: JsonObject
@@ -205,8 +220,24 @@ def parse_manifest(data: bytes) -> Manifest:
     return manifest
 
 
+def variant_of(manifest: Manifest, sha256: str) -> Variant:
+    """Return the model with that hash, with its threshold and golden scores.
+
+    Raises BundleRefused where the bundle has no such model.
+    """
+    own = Variant(model=manifest.model, decision=manifest.decision, golden=manifest.golden)
+    hashes = {entry.path: entry.sha256 for entry in manifest.files}
+    for variant in (own, *manifest.variants):
+        if hashes[variant.model.path] == sha256:
+            return variant
+    raise BundleRefused(f"the bundle has no model {sha256}", fix="Build the bundle again")
+
+
 def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
-    threshold = m.decision.threshold
+    decisions = [m.decision, *(variant.decision for variant in m.variants)]
+    thresholds = [decision.threshold for decision in decisions if decision.threshold is not None]
+    models = [m.model, *(variant.model for variant in m.variants)]
+    goldens = [m.golden, *(variant.golden for variant in m.variants)]
     named = [*m.labels, m.line, m.input.name, m.output.name, m.signer.name]
     return [
         (
@@ -217,16 +248,19 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
         (len(m.labels) < 2 or len(set(m.labels)) != len(m.labels), "labels must be two or more, each once"),
         (m.good is not None and m.good not in m.labels, "good is none of the labels"),
         (
-            (m.decision.rule == "threshold") != (m.good is not None),
+            any((decision.rule == "threshold") != (m.good is not None) for decision in decisions),
             "a threshold needs a good label, and only it",
         ),
         (
-            (m.decision.rule == "threshold") != (threshold is not None),
+            any((decision.rule == "threshold") != (decision.threshold is not None) for decision in decisions),
             "rule and threshold do not belong together",
         ),
-        (threshold is not None and not 0 < threshold < 1, "the threshold is not between 0 and 1"),
-        (not 0 <= m.golden.tolerance < 1, "the golden tolerance is not in [0, 1)"),
-        (min(m.input.height, m.input.width, m.threads, m.model.opset) < 1, "a size or count is below 1"),
+        (not all(0 < threshold < 1 for threshold in thresholds), "the threshold is not between 0 and 1"),
+        (not all(0 <= golden.tolerance < 1 for golden in goldens), "the golden tolerance is not in [0, 1)"),
+        (
+            min(m.input.height, m.input.width, m.threads, *(model.opset for model in models)) < 1,
+            "a size or count is below 1",
+        ),
         ((m.input.colour == "grey") != (m.input.channels == 1), "colour and channels do not belong together"),
         (not re.fullmatch("[0-9a-f]{16}", m.signer.key_id), "the signer's key id is not 16 hex digits"),
         (
@@ -238,17 +272,20 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
             "a batch profile is not least, best and most",
         ),
         (
-            not {engine.model_sha256 for engine in m.engines} <= {entry.sha256 for entry in m.files},
+            not {engine.model_sha256 for engine in m.engines} <= {f.sha256 for f in m.files if f.role == "model"},
             "an engine was built from another model",
         ),
         (
             any(e.runtime == "tensorrt-rtx" and (e.version_compatible or e.hardware != "this-gpu") for e in m.engines),
             "a TensorRT-RTX engine claims what only TensorRT has",
         ),
-        (_with_role(m, "model") != [m.model.path], "the model is not the one file of that role"),
         (
-            _with_role(m, "golden-scores") != [m.golden.path],
-            "the golden scores are not the one file of that role",
+            _with_role(m, "model") != sorted(model.path for model in models),
+            "the models are not the files of that role",
+        ),
+        (
+            _with_role(m, "golden-scores") != sorted(golden.path for golden in goldens),
+            "the golden scores are not the files of that role",
         ),
         (
             _with_role(m, "engine") != sorted(engine.path for engine in m.engines),

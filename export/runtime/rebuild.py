@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from export.runtime import compat, cuda, overlay
 from export.runtime.engine_builder import BuiltEngine, EngineOptions, as_engine_runtime, build_engine
-from export.runtime.engines import EngineRunner, contract_of
+from export.runtime.engines import EngineRunner, Opened, contract_of
 from export.runtime.errors import EnvironmentLacks
-from export.runtime.manifest import Runtime
+from export.runtime.manifest import Engine, Manifest, Runtime, Variant, variant_of
 from export.runtime.station import Station
 from export.runtime.trt_runner import REBUILD
 from export.runtime.trust import VerifiedBundle, verify_bundle
@@ -43,22 +43,30 @@ def rebuild_engine(
     manifest = bundle.manifest
     wanted = as_engine_runtime(runtime or manifest.device.runtime)
     compat.require(manifest, wanted)
+    source = _source(manifest, wanted)
     start = perf_counter()
     built = build_engine(
-        bundle.contents[manifest.model.path],
+        bundle.contents[source.model.path],
         EngineOptions(runtime=wanted, batch=manifest.device.batch),
         store / TIMINGS,
     )
     seconds = perf_counter() - start
-    engine = built.entry(f"{wanted}.engine", manifest.model.precision)
-    _prove(bundle, built)
+    engine = built.entry(f"{wanted}.engine", source.model.precision)
+    _prove(bundle, built, engine, source)
     path = overlay.record(store, bundle, engine, built.plan, cuda.gpu())
     return Rebuilt(path, built.version, len(built.plan), seconds)
 
 
-def _prove(bundle: VerifiedBundle, built: BuiltEngine) -> None:
+def _source(manifest: Manifest, runtime: Runtime) -> Variant:
+    """The model of the bundle's own engine for that runtime, or, if it has none, the one the bundle's device runs."""
+    for engine in manifest.engines:
+        if engine.runtime == runtime:
+            return variant_of(manifest, engine.model_sha256)
+    return Variant(model=manifest.model, decision=manifest.decision, golden=manifest.golden)
+
+
+def _prove(bundle: VerifiedBundle, built: BuiltEngine, engine: Engine, source: Variant) -> None:
     manifest = bundle.manifest
-    engine = built.entry("", manifest.model.precision)
     try:
         runner = EngineRunner(built.plan, engine, contract_of(manifest))
     except EnvironmentLacks as error:
@@ -68,4 +76,4 @@ def _prove(bundle: VerifiedBundle, built: BuiltEngine) -> None:
             found=error.message if error.found is None else f"{error.message}: {error.found}",
             fix="Run the bundle by another runtime on this GPU" if error.fix == REBUILD else error.fix,
         ) from error
-    Station(manifest, runner, engine.runtime).check_golden(bundle)
+    Station(manifest, Opened(runner, source), engine.runtime).check_golden(bundle)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from export.runtime import compat, cuda, overlay
 from export.runtime.decision import Decision, VerdictName, decide, softmax
-from export.runtime.engines import Runner, open_runner
+from export.runtime.engines import Opened, open_runner
 from export.runtime.errors import BundleRefused, EnvironmentLacks, ImageRefused
 from export.runtime.golden import Frame, compare, read_golden
 from export.runtime.image import decode, fit
@@ -39,10 +39,10 @@ class Verdict:
 class Station:
     """A bundle ready to inspect; get one by ``Station.load``."""
 
-    def __init__(self, manifest: Manifest, runner: Runner, runtime: Runtime) -> None:
+    def __init__(self, manifest: Manifest, opened: Opened, runtime: Runtime) -> None:
         self.manifest = manifest
         self.runtime = runtime
-        self._runner = runner
+        self._runner, self.variant = opened
 
     @classmethod
     def load(
@@ -91,7 +91,7 @@ class Station:
         scores, decisions = self._decide(np.stack([self._fitted(image) for image in images]))
         share = (perf_counter() - start) * 1000 / len(images)
         return [
-            Verdict(decision.verdict, decision.label, self._by_label(row), self.manifest.decision.threshold, share)
+            Verdict(decision.verdict, decision.label, self._by_label(row), self.variant.decision.threshold, share)
             for row, decision in zip(scores, decisions, strict=True)
         ]
 
@@ -103,19 +103,19 @@ class Station:
     def _decide(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float64], list[Decision]]:
         scores = softmax(self._runner.infer(frames))
         manifest = self.manifest
-        return scores, decide(scores, manifest.labels, manifest.good, manifest.decision.threshold)
+        return scores, decide(scores, manifest.labels, manifest.good, self.variant.decision.threshold)
 
     def _by_label(self, row: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(self.manifest.labels, row.tolist(), strict=True))
 
     def check_golden(self, verified: VerifiedBundle) -> None:
         """Raise BundleRefused unless every golden picture of the bundle gets its scores and its decision again."""
-        expected = read_golden(verified.manifest, verified.contents)
+        expected = read_golden(verified.manifest, verified.contents, self.variant.golden)
         found = []
         for frame in expected:
             got = self._inspect_golden(frame.path, verified.contents[frame.path])
             found.append(Frame(path=frame.path, scores=got.scores, verdict=got.verdict, label=got.label))
-        compare(expected, found, verified.manifest.golden.tolerance)
+        compare(expected, found, self.variant.golden.tolerance)
 
     def _inspect_golden(self, path: str, picture: bytes) -> Verdict:
         try:
@@ -124,7 +124,7 @@ class Station:
             raise BundleRefused(f"the golden frame {path}: {error}") from error
 
 
-def _open(verified: VerifiedBundle, runtime: Runtime | None, store: Path | None) -> tuple[Runner, Runtime]:
+def _open(verified: VerifiedBundle, runtime: Runtime | None, store: Path | None) -> tuple[Opened, Runtime]:
     device = verified.manifest.device
     first = runtime or device.runtime
     try:
@@ -137,7 +137,7 @@ def _open(verified: VerifiedBundle, runtime: Runtime | None, store: Path | None)
     return open_in(verified, device.fallback, store), device.fallback
 
 
-def open_in(verified: VerifiedBundle, runtime: Runtime, store: Path | None) -> Runner:
+def open_in(verified: VerifiedBundle, runtime: Runtime, store: Path | None) -> Opened:
     """Return the network of a verified bundle in one runtime; the station's own engine goes before the bundle's.
 
     Raises as ``Station.load`` does.

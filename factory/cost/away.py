@@ -56,7 +56,7 @@ class Measured:
 
 def settings_of(device: DeviceProfile) -> Device:
     """What of a profile a station needs to know to measure as the profile says."""
-    return Device(name=device.name, runtime=device.runtime, precision=device.precision, threads=device.threads)
+    return Device(name=device.name, runtime=device.runtime, threads=device.threads)
 
 
 def measured_path(name: str) -> Path:

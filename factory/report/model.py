@@ -6,7 +6,7 @@ times of inference are milliseconds, sizes are megabytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -202,6 +202,25 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class VariantRow:
+    """The delivered network in one precision, on the validation images; `latency_ms` None where it was not timed.
+
+    `escapes` and `overkill` are phrases that count what is new and what is gone; `reasons` are those against it.
+    """
+
+    name: str
+    calibration: str | None
+    size_mb: float
+    latency_ms: float | None
+    balanced_accuracy: float
+    escapes: str | None
+    overkill: str | None
+    changed: str
+    reasons: list[str]
+    delivered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """All that the page shows.
 
@@ -243,3 +262,4 @@ class RunReport:
     next_command: str
     robustness: Robustness | None = None
     training: Training | None = None
+    variants: list[VariantRow] = field(default_factory=list)

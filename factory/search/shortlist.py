@@ -60,14 +60,18 @@ def reference(pricing: Pricing, book: LatencyBook) -> Genome | None:
     priced = [(pricing.costs(genome), genome) for genome in plain_genomes(pricing.picture)]
     limits = pricing.limits
     near = [
-        (costs.macs, str(genome), genome)
+        (costs.macs, str(genome), genome, pricing.keeps(costs))
         for costs, genome in priced
         if costs.size_mb <= limits.size_mb and costs.latency_ms <= NEAR * limits.latency_ms
     ]
-    for _, _, genome in sorted(near, reverse=True):
-        measured = book.measure([plan(genome, pricing.picture, pricing.classes)], lambda: None)[0]
-        if measured <= limits.latency_ms:
-            return genome
+    near.sort(reverse=True)
+    surely = next((place for place, (*_, keeps) in enumerate(near) if keeps), len(near) - 1)
+    for some in (near[: surely + 1], near[surely + 1 :]):  # in one call each: a station may have to be walked to
+        plans = [plan(genome, pricing.picture, pricing.classes) for _, _, genome, _ in some]
+        measured = book.measure(plans, lambda: None) if some else []
+        for (_, _, genome, _), ms in zip(some, measured, strict=True):
+            if ms <= limits.latency_ms:
+                return genome
     return None
 
 
@@ -78,15 +82,11 @@ def within_budget(
     book: LatencyBook,
     tick: Callable[[], None],
 ) -> list[tuple[Candidate, float]]:
-    """Measure the best until `number` keep the latency budget for real; each with its measured median in ms."""
-    kept: list[tuple[Candidate, float]] = []
-    for item in diverse(candidates, 3 * number):
-        measured = book.measure([plan(parse(item.genome), pricing.picture, pricing.classes)], tick)[0]
-        if measured <= pricing.limits.latency_ms:
-            kept.append((item, measured))
-        if len(kept) == number:
-            break
-    return kept
+    """The best `number` that keep the latency budget when measured; each with its measured median in ms."""
+    tried = diverse(candidates, 3 * number)
+    measured = book.measure([plan(parse(item.genome), pricing.picture, pricing.classes) for item in tried], tick)
+    kept = [(item, ms) for item, ms in zip(tried, measured, strict=True) if ms <= pricing.limits.latency_ms]
+    return kept[:number]
 
 
 def _reference(proving: Proving, ranking: Ranking, scorer: Scorer) -> Candidate | None:

@@ -11,6 +11,7 @@ from tests.benchmarks import (
     darts_search,
     engines,
     modes,
+    precision,
     prediction,
     probe,
     quality,
@@ -57,6 +58,13 @@ main.command("transfer")(transfer.main)
 @click.option("--lite-epochs", default=0, show_default=True, help="Epochs of the pretrained network; 0 leaves it out.")
 def _quality(line: str, runs: Path, lite_epochs: int) -> None:
     quality.main(line, runs, lite_epochs)
+
+
+@main.command("precision")
+@click.argument("line", default="solar-cells")
+@runs_option
+def _precision(line: str, runs: Path) -> None:
+    precision.main(line, runs)
 
 
 @main.command("resume")

@@ -95,11 +95,12 @@ def _factory_rows(run: Run) -> list[Row]:
     names = ["factory, delivered", "plain reference"]
     return [
         Row(name, network.plan, network.model, row, network.train.seconds)
-        for name, network, row in zip(names, run.networks, judged, strict=False)
+        for name, network, row in zip(names, run.delivered, judged, strict=False)
     ]
 
 
-def _percent(estimate: dict[str, float] | None) -> str:
+def percent(estimate: dict[str, float] | None) -> str:
+    """A share with its interval, in percent."""
     if estimate is None:
         return "-"
     return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f}-{100 * estimate['high']:.1f})"
@@ -123,8 +124,8 @@ def table(rows: list[Row], run: Run) -> str:
     for row, latency in zip(rows, timed, strict=True):
         figures = row.figures
         lines.append(
-            f"| {row.name} | {_percent(figures['balanced_accuracy'])} | {figures['auroc']['value']:.3f} "
-            f"| {_percent(figures['escape'])} | {_percent(figures['overkill'])} | {latency.p50:.3f} "
+            f"| {row.name} | {percent(figures['balanced_accuracy'])} | {figures['auroc']['value']:.3f} "
+            f"| {percent(figures['escape'])} | {percent(figures['overkill'])} | {latency.p50:.3f} "
             f"| {latency.p50 / timed[0].p50:.2f} | {len(row.model) / 1e6:.2f} | {row.train_seconds:.0f} |"
         )
     if run.line.classes.good is not None:

@@ -28,7 +28,7 @@ from factory.spaces.residual import plan, random_genome
 from factory.workspace import sha256
 from tests.tiny import factory, make_images, make_line
 
-AWAY = 'description = "the PC of hall 7"\nruntime = "onnxruntime-cpu"\nprecision = "fp32"\nmeasured = "station"\n'
+AWAY = 'description = "the PC of hall 7"\nruntime = "onnxruntime-cpu"\nmeasured = "station"\n'
 QUICK = Effort(rounds=2, seconds=0.0, runs=3, warm_up_s=0.0)
 FIGURES = {field.name for field in fields(Summary)}
 
@@ -98,7 +98,7 @@ def test_files_are_timed_in_every_way_and_the_machine_is_told(work: Path) -> Non
         assert (row["provider"], row["runs"]) == ("CPUExecutionProvider", 6)
         assert row["sha256"] == sha256(Path(row["model"]).read_bytes())
     assert document["device"] == {
-        "name": "cpu-x86", "runtime": "onnxruntime-cpu", "precision": "fp32", "threads": 1, "measured": "here",
+        "name": "cpu-x86", "runtime": "onnxruntime-cpu", "threads": 1, "measured": "here",
     }  # fmt: skip
     assert document["every_ms"] == 2
     assert document["fingerprint"]["identity"] == fingerprint.fingerprint("onnxruntime-cpu").identity

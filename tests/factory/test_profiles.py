@@ -25,7 +25,7 @@ device = "cpu-x86"
 latency_ms = 1
 size_mb = 0.5
 """
-DEVICE = 'description = "a station"\nruntime = "onnxruntime-cpu"\nprecision = "fp32"\n'
+DEVICE = 'description = "a station"\nruntime = "onnxruntime-cpu"\nprecisions = ["fp32"]\n'
 
 
 @pytest.fixture(autouse=True)
@@ -336,26 +336,43 @@ def test_a_profile_of_the_working_folder_goes_before_a_shipped_one(tmp_path: Pat
     ("old", "new", "said"),
     [
         ("onnxruntime-cpu", "openvino", "runtime: input should be 'onnxruntime-cpu', 'onnxruntime-cuda'"),
-        ("fp32", "fp64", "precision: input should be 'fp32'"),
+        ("fp32", "fp64", "precisions.0: input should be 'fp32', 'fp16' or 'int8'"),
+        ('"fp32"', '"int8"', "fp32 must stand there"),
+        ('"fp32"', "", "fp32 must stand there"),
+        ('"fp32"', '"fp32", "fp32"', "each once"),
+        ("precisions", "precision", "precision: unknown key; did you mean 'precisions'?"),
         (
-            "precision",
-            "threads = 0\nprecision",
+            'onnxruntime-cpu"\nprecisions = ["fp32"',
+            'onnxruntime-cuda"\nprecisions = ["fp32", "int8"',
+            "has no int8 convolutions",
+        ),
+        (
+            "precisions",
+            "threads = 0\nprecisions",
             "threads: input should be greater than or equal to 1 (allowed: >= 1 and <= 256), found 0",
         ),
-        ("precision", "thread = 1\nprecision", "thread: unknown key; did you mean 'threads'?"),
-        ("precision", "compute_capabilities = [8.6]\nprecision", "compute_capabilities.0: input should be a valid str"),
+        ("precisions", "thread = 1\nprecisions", "thread: unknown key; did you mean 'threads'?"),
         (
-            "precision",
-            'compute_capabilities = ["8.6"]\nprecision',
+            "precisions",
+            "compute_capabilities = [8.6]\nprecisions",
+            "compute_capabilities.0: input should be a valid str",
+        ),
+        (
+            "precisions",
+            'compute_capabilities = ["8.6"]\nprecisions',
             "compute_capabilities are of the runtime tensorrt-rtx",
         ),
-        ("precision", "batch = [1, 4, 2]\nprecision", "batch must be 1, the best and the most frames at once"),
-        ("precision", "batch = [4, 4, 4]\nprecision", "batch must be 1, the best and the most frames at once"),
-        ("precision", "batch = [1, 4]\nprecision", "batch.2: missing"),
-        ("precision", 'fallback = "onnxruntime-cpu"\nprecision', "fallback must be another runtime"),
-        ("precision", 'fallback = "tensorrt"\nprecision', "fallback: input should be 'onnxruntime-cpu'"),
-        ("precision", "version_compatible = true\nprecision", "version_compatible and hardware are of the runtime ten"),
-        ("precision", 'hardware = "any"\nprecision', "hardware: input should be 'this-gpu', 'same-capability'"),
+        ("precisions", "batch = [1, 4, 2]\nprecisions", "batch must be 1, the best and the most frames at once"),
+        ("precisions", "batch = [4, 4, 4]\nprecisions", "batch must be 1, the best and the most frames at once"),
+        ("precisions", "batch = [1, 4]\nprecisions", "batch.2: missing"),
+        ("precisions", 'fallback = "onnxruntime-cpu"\nprecisions', "fallback must be another runtime"),
+        ("precisions", 'fallback = "tensorrt"\nprecisions', "fallback: input should be 'onnxruntime-cpu'"),
+        (
+            "precisions",
+            "version_compatible = true\nprecisions",
+            "version_compatible and hardware are of the runtime",
+        ),
+        ("precisions", 'hardware = "any"\nprecisions', "hardware: input should be 'this-gpu', 'same-capability'"),
     ],
 )
 def test_a_wrong_device_profile_is_refused(old: str, new: str, said: str, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def external() -> bytes:
         (
             {"second.onnx": ("model", model().SerializeToString())},
             BundleRefused,
-            "not the one file of that role",
+            "not the files of that role",
         ),
         ({"golden/2.png": ("golden-frame", b"x")}, BundleRefused, "do not belong to the golden pictures"),
         ({"golden/scores.json": ("golden-scores", b'{"frames":[]}')}, BundleRefused, "found none"),

@@ -50,7 +50,7 @@ def write_kit(tmp_path: Path, key: Path, tiny: SimpleNamespace) -> Callable[...,
         models = [tiny.network(bias=bias) for bias in ((0.0, -0.5, -0.7), (0.1, 0.0, 0.0))]
         for index, model in enumerate(models):
             (folder / f"networks/{index}.onnx").write_bytes(model)
-        asked: dict[str, Any] = {"name": "hall-7", "runtime": "onnxruntime-cpu", "precision": "fp32", "threads": 1}
+        asked: dict[str, Any] = {"name": "hall-7", "runtime": "onnxruntime-cpu", "threads": 1}
         manifest = KitManifest(
             created="2025-01-31T12:00:00Z",
             device=Device(**(asked | device)),
@@ -97,7 +97,7 @@ def test_a_station_measures_a_kit_and_signs_what_it_found(
     assert (store / "station.key").stat().st_mode & 0o777 == 0o600
     found = read_measurements(out, load_trusted([store / "station.key.pub"]))
     assert found.kit == read_kit(kit, load_trusted(trust)).id
-    assert found.device == Device(name="hall-7", runtime="onnxruntime-cpu", precision="fp32", threads=1)
+    assert found.device == Device(name="hall-7", runtime="onnxruntime-cpu", threads=1)
     assert found.identity == fingerprint.fingerprint("onnxruntime-cpu").identity
     assert [result.sha256 for result in found.results] == [
         sha256(tiny.network(bias=bias)) for bias in ((0.0, -0.5, -0.7), (0.1, 0.0, 0.0))

@@ -164,8 +164,8 @@ def test_another_schema_is_a_lack_of_this_station_and_not_of_the_bundle(value: d
         (("signer", "key_id"), "x", "16 hex digits"),
         (("files", 0, "sha256"), "A" * 64, "sound hash"),
         (("files", 0, "size"), -1, "sound hash"),
-        (("files", 0, "role"), "report", "the model is not the one file"),
-        (("files", 1, "role"), "report", "the golden scores are not the one file"),
+        (("files", 0, "role"), "report", "the models are not the files"),
+        (("files", 1, "role"), "report", "the golden scores are not the files"),
         (("files", 2, "role"), "report", "the engines are not the files"),
         (("engines", 0, "runtime"), "onnxruntime-cpu", "tensorrt-rtx"),
         (("engines", 0, "batch"), [1, 1], "a batch profile is not least, best and most"),
@@ -176,7 +176,7 @@ def test_another_schema_is_a_lack_of_this_station_and_not_of_the_bundle(value: d
         (("engines", 0, "model_sha256"), "1" * 64, "an engine was built from another model"),
         (("engines", 0, "runtime"), "tensorrt-rtx", "claims what only TensorRT has"),
         (("engines", 0, "hardware"), "any", "this-gpu"),
-        (("model", "path"), "other.onnx", "the model is not the one file"),
+        (("model", "path"), "other.onnx", "the models are not the files"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(

@@ -9,7 +9,7 @@ from factory.spaces.plan import Input, Plan
 from factory.spaces.residual import plan, random_genome
 
 PICTURE = Input(24, 24, 1)
-DEVICE = DeviceProfile(name="bench", description="this machine", runtime="onnxruntime-cpu", precision="fp32")
+DEVICE = DeviceProfile(name="bench", description="this machine", runtime="onnxruntime-cpu", precisions=("fp32",))
 
 
 def drawn(count: int, seed: int = 0) -> list[Plan]:

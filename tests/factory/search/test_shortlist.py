@@ -25,7 +25,7 @@ from factory.workspace import sha256, write_json
 
 PricingOf = Callable[..., Pricing]
 DataOf = Callable[..., Dataset]
-DEVICE = DeviceProfile(name="bench", description="this machine", runtime="onnxruntime-cpu", precision="fp32")
+DEVICE = DeviceProfile(name="bench", description="this machine", runtime="onnxruntime-cpu", precisions=("fp32",))
 SIZE = Regularised(SizeRegulariser(10.0, 100.0))
 A = "stem_w8_s1-basic_w8_d1_k3_e1_s1-basic_w16_d1_k3_e1_s2"
 SAME = "stem_w16_s1-basic_w24_d2_k5_e2_s1-basic_w32_d1_k3_e1_s2"
