@@ -272,10 +272,6 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
             "a batch profile is not least, best and most",
         ),
         (
-            not {engine.model_sha256 for engine in m.engines} <= {f.sha256 for f in m.files if f.role == "model"},
-            "an engine was built from another model",
-        ),
-        (
             any(e.runtime == "tensorrt-rtx" and (e.version_compatible or e.hardware != "this-gpu") for e in m.engines),
             "a TensorRT-RTX engine claims what only TensorRT has",
         ),
@@ -290,6 +286,10 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
         (
             _with_role(m, "engine") != sorted(engine.path for engine in m.engines),
             "the engines are not the files of that role",
+        ),
+        (
+            not {engine.model_sha256 for engine in m.engines} <= {f.sha256 for f in m.files if f.role == "model"},
+            "an engine was built from another model",
         ),
     ]
 

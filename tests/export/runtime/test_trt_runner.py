@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from export.runtime.contract import Contract
 from export.runtime.engine_builder import EngineOptions, build_engine
 from export.runtime.engines import open_runner
 from export.runtime.errors import BundleRefused, EnvironmentLacks, UsageError
-from export.runtime.manifest import DeviceContract, Engine
+from export.runtime.manifest import DeviceContract, Draft, Engine, FileEntry, Manifest, Signer
 from export.runtime.station import Station
 from export.runtime.tensorrt_library import MODULES
 from export.runtime.trt_runner import EngineRunner, check_gpu, check_version
@@ -260,7 +261,10 @@ def test_a_failure_of_the_library_is_no_result(
 
 def bundle(tiny: SimpleNamespace, *engines: Engine) -> Any:
     contents = {"model.onnx": tiny.network()} | {e.path: MAGIC + tiny.network() for e in engines}
-    return types.SimpleNamespace(manifest=tiny.draft(engines=engines), contents=contents)
+    model = FileEntry(path="model.onnx", size=1, sha256="0" * 64, role="model")
+    known = {field.name: getattr(tiny.draft(engines=engines), field.name) for field in fields(Draft)}
+    manifest = Manifest(**known, files=(model,), signer=Signer(key_id="0" * 16, name="test"))
+    return types.SimpleNamespace(manifest=manifest, contents=contents)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +278,7 @@ def test_the_engine_for_this_gpu_goes_before_the_portable_one(
     targets: dict[str, tuple[str, ...]] = {"blackwell": ("12.0",), "portable": (), "exact": ("8.6", "8.0")}
     engines = [tiny.engine(path=f"{name}.plan", targets=own, **common) for name, own in targets.items()]
     machine.profile = [(n, 8, 8, 1) for n in (1, 1, 16)]
-    runner = open_runner(bundle(tiny, *engines), "tensorrt-rtx")
+    runner = open_runner(bundle(tiny, *engines), "tensorrt-rtx").runner
     assert isinstance(runner, EngineRunner)
     assert runner._entry.path == chosen
 

@@ -162,11 +162,11 @@ def test_a_delivered_file_of_a_device_that_is_away_is_timed_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (shape,) = drawn(1)
-    models = {"a": (probe(shape), shape)}
+    models = {"a": ({"fp32": probe(shape)}, shape)}
     with pytest.raises(Unmeasured, match="1 of 1"):
-        bench(models, LatencyBook(tmp_path, AWAY), tmp_path, lambda: None)
+        bench(models, LatencyBook(tmp_path, AWAY), 1.0, tmp_path, lambda: None)
     add(AWAY, carried([shape], [1.5]))
-    bench(models, LatencyBook(tmp_path, AWAY), tmp_path, lambda: None)
+    bench(models, LatencyBook(tmp_path, AWAY), 1.0, tmp_path, lambda: None)
     (row,) = read_json(tmp_path / "bench.json").values()
     assert (row["p50_ms"], row["runs"], row["samples_ms"]) == (1.5, 9, [])
 
