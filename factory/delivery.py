@@ -116,12 +116,10 @@ def export_network(
 
 
 def _engines(device: DeviceProfile, made: Sequence[Variant], folder: Path) -> list[dict[str, Any]]:
-    """Build an engine of every variant of a device that passed, each told with the model it is built from."""
+    """Build an engine of every variant of a device that passed, float32 first, each told with the model it is of."""
     rows = []
-    asked = wanted([device])
-    for variant in sorted(made, key=lambda own: own.precision):
-        if variant.reasons or (variant.precision, variant.place) not in asked:
-            continue
+    passed = {(variant.precision, variant.place): variant for variant in made if not variant.reasons}
+    for variant in (passed[key] for key in wanted([device]) if key in passed):
         engine = build_engine(variant.model, device.engine, timings())
         name = f"{device.name}.{variant.precision}.engine"
         write_atomic(folder / name, engine.plan)
