@@ -4,8 +4,10 @@ python -m tests.benchmarks prediction
 
 Space `residual`, 64 x 64 grey pictures, one thread of this machine, a budget of 0.4 ms. Thirty networks of the design
 train, sixty random ones around the budget test, in three runs with other networks; beside the law: multiply-adds alone
-(a constant and so much each), the model that the law replaced, and the law trained on thirty random networks. The test
-networks are measured twice, which says how much of the error is the machine's.
+(a constant and so much each), the model that the law replaced, and both trained on thirty random networks instead,
+whose multiply-adds were narrowed to what this machine is known to afford. The test networks are measured twice, which
+says how much of the error is the machine's. Then the same machine with two threads is a new device: twenty networks
+of the design train it, alone and taught by the law of one thread.
 """
 
 import tempfile
@@ -20,12 +22,13 @@ from factory.cost.book import LatencyBook
 from factory.cost.count import count
 from factory.cost.design import design
 from factory.cost.latency import Floats, Law, fit_law, terms_of
+from factory.cost.transfer import fit_latency
 from factory.profiles import BudgetLimits, load_device
 from factory.spaces.plan import Input, Plan, graph
 from factory.spaces.residual import plan, random_genome
 from factory.spaces.restriction import EVERYTHING
 
-TRAINED, TESTED, RUNS = 30, 60, 3
+TRAINED, TAUGHT, TESTED, RUNS = 30, 20, 60, 3
 PICTURE: Final = Input(64, 64, 1)
 LIMITS: Final = BudgetLimits(device="cpu-x86", latency_ms=0.4, size_mb=1.0)
 AROUND: Final = (0.05, 0.6)  # ms, as predicted: what is tested
@@ -115,6 +118,19 @@ def _run(run: int, runs: Path) -> dict[str, tuple[float, ...]]:
         guessed, _, upper = fitted.bounds(terms)
         results[name] = _line(name, guessed, upper, measured)
     results["measured again"] = _line("measured again", repeated, repeated, measured)
+    return results | _two_threads(runs / str(run), law, tests)
+
+
+def _two_threads(runs: Path, teacher: Law, tests: Sequence[Plan]) -> dict[str, tuple[float, ...]]:
+    device = load_device("cpu-x86").model_copy(update={"threads": 2})
+    plans = [plan(g, PICTURE, 2) for g in design(PICTURE, 2, LIMITS, device, EVERYTHING, TAUGHT)]
+    book = LatencyBook(runs, device)
+    train, measured = book.measure(plans, lambda: None), np.array(book.measure(tests, lambda: None))
+    results = {}
+    for name, teachers in ((f"two threads, {TAUGHT} alone", []), (f"two threads, {TAUGHT} taught", [teacher])):
+        model = fit_latency(plans, train, teachers)
+        guessed, _, upper = model.law.bounds(terms_of(tests, teachers))
+        results[name] = _line(name, guessed, upper, measured)
     return results
 
 
