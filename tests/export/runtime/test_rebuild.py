@@ -1,5 +1,6 @@
 """`station rebuild-engine`, and the signed record by which a station trusts its own engine and no other."""
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -15,12 +16,12 @@ from export.runtime import cuda, overlay
 from export.runtime.cli import main
 from export.runtime.errors import BundleRefused, EnvironmentLacks, UsageError
 from export.runtime.keys import load_trusted
-from export.runtime.manifest import DeviceContract, canonical_bytes
+from export.runtime.manifest import DecisionRule, DeviceContract, Golden, Model, Variant, canonical_bytes
 from export.runtime.rebuild import rebuild_engine
 from export.runtime.station import Station
 from export.runtime.station_key import station_key
 from export.runtime.tensorrt_library import MODULES
-from tests.export.api.fake import VERSIONS, Cuda, Machine, installed
+from tests.export.api.fake import MAGIC, VERSIONS, Cuda, Machine, installed
 
 Make = Callable[..., Path]
 INSTALLED = all(importlib.util.find_spec(name) for name in (*MODULES["tensorrt-rtx"], "cuda"))
@@ -271,3 +272,47 @@ def test_the_real_library_builds_here_and_records_nothing_without_a_gpu(
     assert "no NVIDIA GPU can be used here" in err
     assert "Check nvidia-smi" in err
     assert not store.exists() or list(store.iterdir()) == []
+
+
+@pytest.fixture
+def varied(make_bundle: Callable[..., Path], tiny: SimpleNamespace) -> tuple[Path, Any]:
+    """A bundle whose engine is built from another model than the one its device runs, which decides otherwise."""
+    model = tiny.network(bias=(0.5, 0.0, -0.7))
+    decision = DecisionRule(rule="threshold", threshold=0.6)
+    variant = Variant(
+        model=Model(path="engines/model.onnx", precision="fp32", opset=18),
+        decision=decision,
+        golden=Golden(path="golden/model.json", tolerance=1e-4),
+    )
+    engine = tiny.engine(model_sha256=hashlib.sha256(model).hexdigest(), precision="fp32")
+    asked = tiny.draft(engines=(engine,), variants=(variant,))
+    scores = tiny.scored(model, tiny.draft(decision=decision))
+    extra = {
+        engine.path: ("engine", MAGIC + model),
+        variant.model.path: ("model", model),
+        variant.golden.path: ("golden-scores", scores),
+    }
+    return make_bundle(asked=asked, extra=extra), model
+
+
+def test_an_engine_decides_by_the_threshold_of_the_model_it_was_built_from(
+    varied: tuple[Path, Any], trust: list[Path], tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, "tensorrt 10.16").profile = [(number, 8, 8, 1) for number in (1, 1, 16)]
+    folder, _ = varied
+    own, engine = (Station.load(folder, trust, runtime=runtime) for runtime in ("onnxruntime-cpu", "tensorrt"))
+    verdicts = [station.inspect(tiny.picture(125)) for station in (own, engine)]
+    assert [verdict.threshold for verdict in verdicts] == [0.4, 0.6]
+    assert [verdict.verdict for verdict in verdicts] == ["reject", "pass"]
+    assert engine.variant.model.path == "engines/model.onnx"
+
+
+def test_the_station_builds_from_the_model_of_the_bundles_own_engine(
+    machine: Machine, varied: tuple[Path, Any], trust: list[Path], store: Path
+) -> None:
+    folder, model = varied
+    rebuild_engine(folder, load_trusted(trust), store, "tensorrt")
+    station = Station.load(folder, trust, runtime="tensorrt", store=store)
+    assert station.provider.endswith(machine.library.__version__)
+    assert station.variant.decision.threshold == 0.6
+    assert any(model in path.read_bytes() for path in (store / "engines").rglob("*") if path.is_file())
