@@ -242,25 +242,24 @@ def export(line: str, runs: Path, as_json: bool) -> None:
 @json_option
 @command
 def bench(line: str, runs: Path, as_json: bool) -> None:
-    """Time every precision of the network and of the plain reference on the budget's device, and choose."""
-    from factory.tables import show_bench, show_variants
+    """Time the network in every precision, and the plain reference, on the budget's device; recommend one."""
+    from dataclasses import asdict
+
+    from factory.tables import show_bench, show_options
     from factory.workspace import read_json
 
     run = open_run(line, runs)
     with run.workspace.locked():
         document = read_json(run.bench_stage.path / "bench.json")
-        timed = read_json(run.bench_stage.path / "variants.json")[run.chosen.genome]
-        variants = run.chosen.runnable
+        ways, budget = run.options, run.line.budget
     rows = [{"genome": g, **{k: v for k, v in row.items() if k != "samples_ms"}} for g, row in document.items()]
     if as_json:
-        told = [row | {"latency": timed.get(row["precision"])} for row in variants]
-        emit(
-            {"device": run.device.name, "latency_ms": run.line.budget.latency_ms, "rows": rows, "variants": told}
-        )  # fmt: skip
+        told = [asdict(way) for way in ways]
+        emit({"device": run.device.name, **budget.model_dump(mode="json"), "rows": rows, "options": told})
     else:
-        show_bench(rows, run.line.budget.latency_ms)
-        show_variants(variants, timed, rows[0]["precision"])
-    if rows[0]["p50_ms"] > run.line.budget.latency_ms:
+        show_bench(rows, budget.latency_ms)
+        show_options(ways, budget)
+    if rows[0]["p50_ms"] > budget.latency_ms:
         raise GateError("the delivered network misses the latency budget", found=f"{rows[0]['p50_ms']:.3f} ms")
     say_next(f"factory pack {line}")
 

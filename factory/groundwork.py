@@ -133,7 +133,7 @@ class Groundwork:
         return {
             "data": self.data_stage.result,
             "latency": self.latency_stage.result,
-            "budget": self.line.budget.model_dump(mode="json"),
+            "budget": self.line.budget.model_dump(mode="json", exclude={"rhythm_ms"}),
             "space": self.line.space.model_dump(mode="json"),
         }
 

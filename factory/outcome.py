@@ -88,6 +88,7 @@ class Results:
     found: Found
     bench: dict[str, Any]
     timed: dict[str, Any]
+    choice: dict[str, Any]
     acceptance: dict[str, Any]
     logits: NDArray[np.float32]
     data_check: dict[str, Any]

@@ -248,6 +248,13 @@ def _training(results: Results, pilot: dict[str, Any] | None) -> m.Training:
     return m.Training(_ways(results.modes, mode), _ways(results.tuition, student), drawn)
 
 
+def _more(results: Results, precision: str) -> tuple[float | None, float | None, float | None]:
+    found = results.choice["measured"].get(precision)
+    if found is None:
+        return None, None, None
+    return found["after_idle"]["p50_ms"], found["together"]["frames_per_s"], found["memory_mb"]
+
+
 def _variants(results: Results) -> list[m.VariantRow]:
     def flow(counts: dict[str, int] | None) -> str | None:
         return (
@@ -264,6 +271,7 @@ def _variants(results: Results) -> list[m.VariantRow]:
                 row["calibration"],
                 row["size_mb"],
                 timed[row["precision"]]["p50_ms"] if own and row["precision"] in timed else None,
+                *(_more(results, row["precision"]) if own else (None, None, None)),
                 row["balanced_accuracy"],
                 flow(row["escapes"]),
                 flow(row["overkill"]),
@@ -346,6 +354,8 @@ def run_report(results: Results, aside: Aside, bundle: Path | None) -> m.RunRepo
         robustness=aside.robustness,
         training=_training(results, aside.pilot),
         variants=_variants(results),
+        pace=f"After idle: one frame with a part every {results.line.budget.rhythm_ms:g} ms, between which the "
+        f"processor idles. Frames a second: {results.device.batch[2]} at once. Memory: the whole process.",
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from export.runtime.errors import GateError
 from export.runtime.keys import key_id, load_private
 from factory import delivery, progress
+from factory.choice import TURNS, Option, options, weigh
 from factory.handover import pack_bundle
 from factory.outcome import Delivered, Results
 from factory.page import Aside, write_report
@@ -101,6 +102,31 @@ class Run(Trainings):
         return self.workspace.stage("bench", inputs, work, delivery.bench)
 
     @cached_property
+    def choice_stage(self) -> Stage:
+        """Measure what else a station pays for each precision: after idling, many frames at once, memory."""
+        chosen, rhythm_ms = self.chosen, self.line.budget.rhythm_ms
+        inputs = {
+            "fingerprint": self.book.fingerprint,
+            "model": chosen.export.result,
+            "rhythm_ms": rhythm_ms,
+            "batch": self.device.batch,
+        }
+
+        def work(folder: Path) -> None:
+            with progress.ticker("rhythm, batch, memory", TURNS * len(chosen.models)) as tick:
+                weigh(chosen.models, chosen.plan, self.book, rhythm_ms, folder, tick)
+
+        return self.workspace.stage("choice", inputs, work, weigh)
+
+    @cached_property
+    def options(self) -> list[Option]:
+        """Every way to run the chosen network on the budget's device."""
+        timed = read_json(self.bench_stage.path / "variants.json")[self.chosen.genome]
+        choice = read_json(self.choice_stage.path / "choice.json")
+        delivered = self.delivered[0].precision
+        return options(self.chosen.runnable, timed, choice, self.device, self.line.budget, delivered)
+
+    @cached_property
     def delivered(self) -> list[Delivered]:
         """`networks`, each in the precision that the bench chose."""
         timed = read_json(self.bench_stage.path / "bench.json")
@@ -164,6 +190,7 @@ class Run(Trainings):
             self.found,
             read_json(self.bench_stage.path / "bench.json"),
             read_json(self.bench_stage.path / "variants.json"),
+            read_json(self.choice_stage.path / "choice.json"),
             read_json(self.accept_stage.path / "acceptance.json"),
             np.load(self.accept_stage.path / "logits.npy", allow_pickle=False),
             read_json(self.data_stage.path / "check.json"),

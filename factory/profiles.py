@@ -84,11 +84,15 @@ class InputSize(_Table):
 
 
 class BudgetLimits(_Table):
-    """Hard limits of one frame at the station: median latency, and size of the ONNX file in 10^6 bytes."""
+    """Hard limits of one frame at the station: median latency, and size of the ONNX file in 10^6 bytes.
+
+    `rhythm_ms` is how often the line sends a part: between two the processor idles, and the next frame takes longer.
+    """
 
     device: str = Field(pattern=NAME)
     latency_ms: float = Field(gt=0, le=10_000)
     size_mb: float = Field(gt=0, le=1_000)
+    rhythm_ms: float = Field(100, gt=0, le=60_000)
 
 
 class SpaceLimits(_Table):

@@ -9,10 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.runtime.figures import unsteady
+from factory.choice import Option
 from factory.doctor import Finding
 from factory.evidence.advice import LABELS, scope
 from factory.evidence.rows import verdict
 from factory.outcome import Results
+from factory.profiles import BudgetLimits
 from factory.search.candidate import Candidate
 from factory.search.run import Found
 from factory.search.shortlist import Entry
@@ -220,36 +222,52 @@ def show_export(document: dict[str, Any]) -> None:
         f"scores within {parity['score_difference']:.1e}"
     )
     print(f"threshold: {'none, this line sorts' if threshold is None else f'{threshold:.4f}'}")
-    show_variants(document["variants"], {}, None)
-    for engine in document["engines"]:
+    show_variants(document["variants"])
+    for engine in (row["engine"] for row in document["engines"]):
         print(f"engine: {engine['path']}, {engine['runtime']} {engine['version']}, {engine['targets'] or 'portable'}")
 
 
 FIGURES = ("p50 ms", "p90", "p95", "p99", "min", "max", "cv", "runs", "provider")
 
 
-def show_variants(rows: Sequence[dict[str, Any]], timed: Mapping[str, Any], delivered: str | None) -> None:
-    """Every precision: what it is made by, costs and gained and lost on validation images, and why it is left out."""
-    body = []
-    for row in rows:
-        where = "" if row["place"] == "any" else f" ({row['place']})"
-        latency = timed.get(row["precision"]) if row["place"] in ("any", "cpu", "cuda") else None
-        verdict = "; ".join(row["reasons"]) or ("delivered" if row["precision"] == delivered and latency else "passed")
-        body.append(
-            (
-                row["precision"] + where,
-                row["calibration"] or "-",
-                f"{row['size_mb']:.3f}",
-                "-" if latency is None else f"{latency['p50_ms']:.3f}",
-                f"{row['balanced_accuracy']:.1%}",
-                _flow(row["escapes"]),
-                _flow(row["overkill"]),
-                f"{row['parity']['decisions_changed']} of {row['parity']['images']}",
-                verdict,
-            )
-        )
-    columns = ("precision", "calibration", "MB", "p50 ms", "balanced accuracy", "escapes", "overkill", "changed", "")
+def show_variants(rows: Sequence[dict[str, Any]]) -> None:
+    """Every precision: what it is made by, gained and lost on validation images, and why it is left out."""
+    body = [
+        (row["precision"] + ("" if row["place"] == "any" else f" ({row['place']})"), row["calibration"] or "-",
+         f"{row['size_mb']:.3f}", f"{row['balanced_accuracy']:.1%}", _flow(row["escapes"]), _flow(row["overkill"]),
+         f"{row['parity']['decisions_changed']} of {row['parity']['images']}", "; ".join(row["reasons"]) or "passed")
+        for row in rows
+    ]  # fmt: skip
+    columns = ("precision", "calibration", "MB", "balanced accuracy", "escapes", "overkill", "changed", "")
     _show("precisions, on validation images, each at its own threshold", columns, body)
+
+
+def show_options(options: Sequence[Option], budget: BudgetLimits) -> None:
+    """Every way to run the network, and what is recommended."""
+
+    def ms(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    def counts(pair: tuple[int, int] | None) -> str:
+        return "-" if pair is None else f"{pair[0]} of {pair[1]}"
+
+    body = [
+        (o.backend, o.precision, str(o.batch), *map(ms, (o.p50_ms, o.p95_ms, o.p99_ms, o.max_ms, o.after_idle_ms)),
+         "-" if o.frames_per_s is None else f"{o.frames_per_s:.0f}", f"{o.size_mb:.3f}",
+         "-" if o.memory_mb is None else f"{o.memory_mb:.0f}", f"{o.balanced_accuracy:.1%}", counts(o.escapes),
+         counts(o.overkill), "; ".join(o.against) or ("recommended" if o.recommended else "passes"))
+        for o in options
+    ]  # fmt: skip
+    columns = ("back end", "precision", "batch", "p50 ms", "p95", "p99", "max", "after idle", "frames/s", "MB",
+               "memory MB", "balanced accuracy", "escapes", "overkill", "")  # fmt: skip
+    title = f"ways to run it; budget {budget.latency_ms:g} ms, {budget.size_mb:g} MB; accuracy on validation images"
+    _show(title, columns, body)
+    for o in options:
+        if o.recommended and o.after_idle_ms is not None and o.after_idle_ms > budget.latency_ms:
+            print(
+                f"with a part every {budget.rhythm_ms:g} ms the processor idles between two, and a frame takes "
+                f"{o.after_idle_ms:.3f} ms: more than the budget, which is held against frames back to back"
+            )
 
 
 def _flow(flow: dict[str, int] | None) -> str:

@@ -21,7 +21,7 @@ FLOORS = (
     {"page", "handover"},  # what the pipeline hands over
     {"golden"},
     {"outcome"},
-    {"delivery"},
+    {"delivery", "choice"},
     {"variants"},
     {"trainings"},
     {"selection"},

@@ -203,7 +203,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class VariantRow:
-    """The delivered network in one precision, on the validation images; `latency_ms` None where it was not timed.
+    """The delivered network in one precision, on the validation images; figures None where it was not timed.
 
     `escapes` and `overkill` are phrases that count what is new and what is gone; `reasons` are those against it.
     """
@@ -212,6 +212,9 @@ class VariantRow:
     calibration: str | None
     size_mb: float
     latency_ms: float | None
+    after_idle_ms: float | None
+    frames_per_s: float | None
+    memory_mb: float | None
     balanced_accuracy: float
     escapes: str | None
     overkill: str | None
@@ -263,3 +266,4 @@ class RunReport:
     robustness: Robustness | None = None
     training: Training | None = None
     variants: list[VariantRow] = field(default_factory=list)
+    pace: str = ""
