@@ -18,7 +18,7 @@ from factory.engine import Engine, Workers, engine
 from factory.evidence.advice import formula
 from factory.evidence.audit import load_ranking
 from factory.evidence.auditing import audit, draw_networks
-from factory.profiles import DeviceProfile, LineProfile, SpaceLimits, load_device
+from factory.profiles import DeviceProfile, LineProfile, SpaceLimits, engine_device, load_device
 from factory.score.calibration import CALIBRATED
 from factory.score.ranking import Ranking, Regularised
 from factory.search.candidate import Pricing
@@ -48,6 +48,9 @@ class Groundwork:
         self._workers = workers or Workers("processes", None)
         self.workspace = Workspace(runs, line.name, say)
         self.device: DeviceProfile = load_device(line.budget.device)
+        self.engines = tuple(
+            engine_device(name) for name in line.export.also_for
+        )  # refused now, not after the training
         self.compute: Compute = this_machine()
         self.picture = Input(line.input.height, line.input.width, line.input.channels)
         self.classes = len(line.classes.labels)

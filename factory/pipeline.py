@@ -13,7 +13,6 @@ from factory.choice import TURNS, Option, options, weigh
 from factory.handover import pack_bundle
 from factory.outcome import Delivered, Results
 from factory.page import Aside, write_report
-from factory.profiles import DeviceProfile, load_device
 from factory.search.shortlist import reference as plain_reference
 from factory.training.finish import (
     EXPECTED,
@@ -42,11 +41,6 @@ class Run(Trainings):
         """The plain residual network of the same budgets, trained without noise; None if none fits or it is chosen."""
         genome = plain_reference(self.pricing, self.book)
         return None if genome is None or str(genome) == self.chosen.genome else self._deliver(str(genome), PLAIN)
-
-    @cached_property
-    def engines(self) -> list[DeviceProfile]:
-        """Devices beside the budget's own for which an engine is packed."""
-        return [load_device(name) for name in self.line.export.also_for]
 
     def _deliver(self, genome: str, way: Way) -> Delivered:
         trained, collapsed = self.train_stage(genome, way), self.collapse_stage(genome, way)

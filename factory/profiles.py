@@ -437,3 +437,14 @@ def load_device(name: str) -> DeviceProfile:
         UsageError: naming the file, the key and what is allowed.
     """
     return _read(find_profile(name, "devices"), DeviceProfile)
+
+
+def engine_device(name: str) -> DeviceProfile:
+    """Return the profile of a device beside the budget's own, for which an engine is built.
+
+    Raises:
+        UsageError: as `load_device`, and if the device runs the ONNX model itself.
+    """
+    device = load_device(name)
+    _ = device.engine
+    return device

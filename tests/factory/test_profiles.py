@@ -4,7 +4,7 @@ import pytest
 
 from export.runtime.engine_builder import EngineOptions
 from export.runtime.errors import UsageError
-from factory.profiles import SHIPPED, TeacherSettings, available, load_device, load_line
+from factory.profiles import SHIPPED, TeacherSettings, available, engine_device, load_device, load_line
 from factory.swapout.schedule import Noise, Schedule
 
 LINE = """\
@@ -394,3 +394,9 @@ def test_a_device_says_what_its_engine_is_built_for(tmp_path: Path) -> None:
     assert load_device("rtx-station").engine == EngineOptions(runtime="tensorrt-rtx", batch=(1, 1, 16))
     with pytest.raises(UsageError, match=r"onnxruntime-cpu runs the ONNX model.*export\.also_for"):
         _ = load_device("cpu-x86").engine
+
+
+def test_an_engine_is_asked_for_a_device_that_runs_engines() -> None:
+    assert engine_device("rtx-station").name == "rtx-station"
+    with pytest.raises(UsageError, match=r"runs the ONNX model.*take the device out of export\.also_for"):
+        engine_device("cpu-x86")

@@ -88,20 +88,22 @@ def test_station_decides_as_torch_on_every_test_image(finished: Finished) -> Non
 @pytest.mark.skipif(not RTX, reason="the extra rtx is not installed")
 def test_the_engine_of_another_device_is_in_the_bundle_with_all_that_is_to_be_known_of_it(finished: Finished) -> None:
     manifest = json.loads((finished.bundle / "manifest.json").read_bytes())
-    (engine,) = manifest["engines"]
-    model = (finished.bundle / "model.onnx").read_bytes()
-    plan = (finished.bundle / engine.pop("path")).read_bytes()
-    version = header_version(plan)
-    assert engine == {
-        "runtime": "tensorrt-rtx",
-        "precision": "fp32",
-        "version": version,
-        "targets": [],
-        "batch": [1, 1, 16],
-        "hardware": "this-gpu",
-        "version_compatible": False,
-        "model_sha256": hashlib.sha256(model).hexdigest(),
-    }
+    models = {entry["sha256"]: entry["path"] for entry in manifest["files"] if entry["role"] == "model"}
+    engines = manifest["engines"]
+    assert [engine["precision"] for engine in engines] in (["fp32"], ["fp32", "fp16"])
+    for engine in engines:
+        plan = (finished.bundle / engine.pop("path")).read_bytes()
+        model = models[engine.pop("model_sha256")]
+        assert (model == "model.onnx") == (engine["precision"] == finished.document["precision"])
+        assert engine == {
+            "runtime": "tensorrt-rtx",
+            "precision": engine["precision"],
+            "version": header_version(plan),
+            "targets": [],
+            "batch": [1, 1, 16],
+            "hardware": "this-gpu",
+            "version_compatible": False,
+        }
     with pytest.raises(EnvironmentLacks):  # no GPU runs it here, and nothing else steps in
         Station.load(finished.bundle, [Path(f"{finished.key}.pub")], runtime="tensorrt-rtx")
 
