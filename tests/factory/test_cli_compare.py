@@ -41,7 +41,8 @@ def _repacked(finished: Finished, folder: Path, model: bytes, side: int, key: Pa
     bundle: VerifiedBundle = verify_bundle(finished.bundle, load_trusted([Path(f"{finished.key}.pub")]))
     manifest = bundle.manifest
     known = {name: getattr(manifest, name) for name in Draft.__dataclass_fields__}
-    draft = replace(Draft(**known), input=replace(manifest.input, height=side, width=side), **changes)
+    size = replace(manifest.input, height=side, width=side)
+    draft = replace(Draft(**known), input=size, engines=(), variants=(), **changes)
     golden = [entry.path for entry in manifest.files if entry.role == "golden-frame"]
     shape = plan(parse(finished.document["genome"]), Input(side, side, 1), 2)
     runner = open_runner(model, shape, load_device("cpu-x86"))
