@@ -1,6 +1,7 @@
 """The floors of the house: imports run one way, whether at run time, inside a function or for types alone."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -74,6 +75,10 @@ def test_the_whole_project_was_read() -> None:
     assert {"factory.pipeline", "factory.swapout.layer", "export.build.onnx", "export.runtime.station"} <= set(MODULES)
     assert "factory.spaces.plan" in GRAPH["factory.cost.count"]
     assert "export.build.onnx" in GRAPH["factory.cost.probe"]
+
+
+def test_the_benchmarks_import_what_there_is() -> None:
+    assert importlib.import_module("tests.benchmarks.__main__")
 
 
 def test_every_room_of_the_factory_has_its_floor() -> None:

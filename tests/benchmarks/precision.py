@@ -15,13 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from export.build.measure import measure
 from numpy.typing import NDArray
 
 from export.build import gate
 from export.build.precision import to_fp16
 from export.build.quantise import CALIBRATIONS, Flavour, calibrate, quantise
 from export.runtime.decision import decide, softmax
+from export.runtime.timing import measure
 from factory.cost.book import open_runner
 from factory.data.dataset import Dataset, Part
 from factory.delivery import logits_at
