@@ -389,6 +389,12 @@ def available(kind: Literal["lines", "devices"]) -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 
+_NEW: Final = {
+    "lines": "`factory init NAME --images DIR` writes a new line profile",
+    "devices": "write profiles/devices/NAME.toml, like those that are there",
+}
+
+
 def find_profile(name: str, kind: Literal["lines", "devices"]) -> Path:
     """The file of a profile, by name under profiles/ or by path.
 
@@ -408,7 +414,7 @@ def find_profile(name: str, kind: Literal["lines", "devices"]) -> Path:
         f"no {kind[:-1]} profile named {name!r}",
         expected=f"one of {', '.join(sorted(known)) or '(none)'}, or a path to a .toml file",
         found=repr(name),
-        fix=f"{hint}`factory init NAME --images DIR` writes a new line profile",
+        fix=hint + _NEW[kind],
     )
 
 

@@ -1,6 +1,5 @@
 """A kit measured on this station: every network timed, and one signed file to carry back."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from export.runtime.engines import OnnxRunner, Runner
 from export.runtime.errors import UsageError
+from export.runtime.files import write_atomic
 from export.runtime.fingerprint import fingerprint
 from export.runtime.keys import key_id
 from export.runtime.kit import Kit, Measurements, Network, Result, measurements_bytes, read_kit
@@ -99,17 +99,10 @@ def _open(kit: Kit, network: Network) -> Runner:
 
 
 def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
+        write_atomic(path, data)
     except OSError as error:
         raise _not_written(path, error.strerror or str(error)) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _not_written(path: Path, found: str) -> UsageError:

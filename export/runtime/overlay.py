@@ -5,7 +5,6 @@ the GPU it was proven on; all of that is verified before a byte of the engine is
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -14,6 +13,7 @@ from cryptography.exceptions import InvalidSignature
 
 from export.runtime.cuda import Gpu
 from export.runtime.errors import BundleRefused, EnvironmentLacks
+from export.runtime.files import write_atomic
 from export.runtime.manifest import Engine, Runtime, bundle_id, canonical_bytes
 from export.runtime.station_key import station_key
 from export.runtime.strictjson import read_json, shape
@@ -41,9 +41,9 @@ def record(store: Path, bundle: VerifiedBundle, engine: Engine, plan: bytes, gpu
     own = Overlay(bundle_sha256=_sha256(bundle.manifest_bytes), engine=engine, engine_sha256=_sha256(plan), gpu=gpu)
     path = _record_path(store, bundle, engine.runtime)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(_engine_path(path, own.engine_sha256), plan)
+    write_atomic(_engine_path(path, own.engine_sha256), plan)
     document = canonical_bytes(own)
-    _write(path, station_key(store).sign(DOMAIN + document) + document)
+    write_atomic(path, station_key(store).sign(DOMAIN + document) + document)
     for other in path.parent.glob(f"{path.stem}-*.engine"):
         if other != _engine_path(path, own.engine_sha256):
             other.unlink()
@@ -115,18 +115,6 @@ def _record_path(store: Path, bundle: VerifiedBundle, runtime: Runtime) -> Path:
 
 def _engine_path(record_path: Path, sha256: str) -> Path:
     return record_path.with_name(f"{record_path.stem}-{sha256[:16]}.engine")
-
-
-def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _sha256(data: bytes) -> str:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from export.runtime.files import write_atomic
+
 _HASH_BYTES: Final = 32
 
 
@@ -52,15 +54,7 @@ class TimingCache:
 
     def write(self, timings: bytes) -> None:
         """Replace the file by one with these timings, whole or not at all."""
-        beside = self.path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            with beside.open("wb") as stream:
-                stream.write(hashlib.sha256(timings).digest() + timings)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(self.path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomic(self.path, hashlib.sha256(timings).digest() + timings)
 
 
 if sys.platform == "win32":

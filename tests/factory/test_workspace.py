@@ -233,7 +233,10 @@ def copied(tmp_path: Path) -> Path:
         "factory/sub/bottom.py": "",
         "export/__init__.py": "",
         "export/runtime/__init__.py": "",
-        "export/runtime/errors.py": (PROJECT / "export" / "runtime" / "errors.py").read_text(),
+        **{
+            f"export/runtime/{name}.py": (PROJECT / "export" / "runtime" / f"{name}.py").read_text()
+            for name in ("errors", "files")
+        },
         "factory/workspace.py": (PROJECT / "factory" / "workspace.py").read_text(),
     }
     for name, text in packages.items():
