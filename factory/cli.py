@@ -15,12 +15,14 @@ from factory.cli_scores import correlate, score
 from factory.commands import (
     command,
     default_key,
+    device_option,
     emit,
     engine_options,
     json_option,
     key_option,
     line_argument,
     open_run,
+    open_runs,
     runs_option,
     say_next,
 )
@@ -77,7 +79,7 @@ def check_data(line: str, runs: Path, as_json: bool) -> None:
     from factory.tables import show_data
     from factory.workspace import read_json
 
-    run = open_run(line, runs)
+    run, *_ = open_runs(line, runs)
     with run.workspace.locked():
         check = read_json(run.data_stage.path / "check.json")
     found = problems(check)
@@ -99,16 +101,18 @@ def check_data(line: str, runs: Path, as_json: bool) -> None:
     help="Compare two restrictions, such as: all kinds=basic,mb+depths=1,2; and say which choices could be left out.",
 )
 @runs_option
+@device_option
 @json_option
 @command
-def space(line: str, compare: tuple[str, str] | None, runs: Path, as_json: bool) -> None:
+def space(line: str, compare: tuple[str, str] | None, runs: Path, device: str | None, as_json: bool) -> None:
     """Print what the space offers in every budgeted quantity, and whether the budgets can be met."""
     from factory.search.space import survey
     from factory.spaces.restriction import parse_restriction
-    from factory.tables import show_comparison, show_space
+    from factory.tables import show_space
+    from factory.tables_evidence import show_comparison
     from factory.workspace import read_json
 
-    run = open_run(line, runs)
+    run = open_run(line, runs, device=device)
     if compare:
         alternatives = [parse_restriction(text, run.line.space) for text in compare]
         with run.workspace.locked():
@@ -135,44 +139,43 @@ def space(line: str, compare: tuple[str, str] | None, runs: Path, as_json: bool)
 @main.command()
 @line_argument
 @runs_option
+@device_option
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from what is there, or search anew.")
 @engine_options
 @json_option
 @command
-def search(line: str, runs: Path, resume: bool, as_json: bool, engine: str, address: str | None) -> None:
+def search(
+    line: str, runs: Path, device: str | None, resume: bool, as_json: bool, engine: str, address: str | None
+) -> None:
     """Score many networks without training, measure the best, and print the front."""
-    from dataclasses import asdict
+    from factory.tables import front_json, show_front
 
-    from factory.tables import show_front
-
-    run = open_run(line, runs, engine, address)
-    with run.workspace.locked():
+    works = open_runs(line, runs, engine, address, device)
+    with works[0].workspace.locked():
         if not resume:
-            run.workspace.anew.add("search")
-        found, stage = run.found, run.search_stage
+            works[0].workspace.anew.add("search")
+        fronts = {work.device.name: (work.found, work.search_stage.seconds) for work in works}
     if as_json:
-        shown = ("genome", "score", "saturation", "latency_ms", "measured_ms", "size_mb", "params")
-        rows = [{name: getattr(c, name) for name in shown} for c in found.front]
-        emit(
-            {"evaluated": found.evaluated, "seconds": stage.seconds, "ranking": found.ranking,
-             "latency": asdict(found.proof), "front": rows}
-        )  # fmt: skip
+        documents = [front_json(name, *front) for name, front in fronts.items()]
+        emit(documents[0] if len(works) == 1 else {"line": line, "stations": documents})
     else:
-        show_front(found, stage.seconds)
+        for name, (found, seconds) in fronts.items():
+            show_front(name, found, seconds)
     say_next(f"factory train {line}")
 
 
 @main.command()
 @line_argument
 @runs_option
+@device_option
 @engine_options
 @json_option
 @command
-def train(line: str, runs: Path, as_json: bool, engine: str, address: str | None) -> None:
+def train(line: str, runs: Path, device: str | None, as_json: bool, engine: str, address: str | None) -> None:
     """Train the shortlist briefly, then its best network in full: plain, and with Swapout where the profile has it."""
     from factory.tables import show_shortlist
 
-    run = open_run(line, runs, engine, address)
+    run = open_run(line, runs, engine, address, device)
     with run.workspace.locked():
         entries = run.shortlist
         weights = {name: str(run.train_stage(run.best, way).path) for name, way in run.ways.items()}
@@ -191,14 +194,15 @@ def train(line: str, runs: Path, as_json: bool, engine: str, address: str | None
 @main.command()
 @line_argument
 @runs_option
+@device_option
 @json_option
 @command
-def collapse(line: str, runs: Path, as_json: bool) -> None:
+def collapse(line: str, runs: Path, device: str | None, as_json: bool) -> None:
     """Finish what was trained, collapse it to one plain network, and ask it in every mode."""
     from factory.tables import show_collapse, show_ways
     from factory.workspace import read_json
 
-    run = open_run(line, runs)
+    run = open_run(line, runs, device=device)
     with run.workspace.locked():
         folders = {name: run.collapse_stage(run.best, way).path for name, way in run.ways.items()}
         modes = None if run.modes_stage is None else read_json(run.modes_stage.path / "modes.json")
@@ -215,13 +219,14 @@ def collapse(line: str, runs: Path, as_json: bool) -> None:
 @main.command()
 @line_argument
 @runs_option
+@device_option
 @json_option
 @command
-def export(line: str, runs: Path, as_json: bool) -> None:
+def export(line: str, runs: Path, device: str | None, as_json: bool) -> None:
     """Export ONNX in every precision and engines, and check on real images that they decide as the trained network."""
     from factory.tables import show_export
 
-    run = open_run(line, runs)
+    run = open_run(line, runs, device=device)
     with run.workspace.locked():
         chosen = run.chosen
     document = {
@@ -239,16 +244,17 @@ def export(line: str, runs: Path, as_json: bool) -> None:
 @main.command()
 @line_argument
 @runs_option
+@device_option
 @json_option
 @command
-def bench(line: str, runs: Path, as_json: bool) -> None:
+def bench(line: str, runs: Path, device: str | None, as_json: bool) -> None:
     """Time the network in every precision, and the plain reference, on the budget's device; recommend one."""
     from dataclasses import asdict
 
     from factory.tables import show_bench, show_options
     from factory.workspace import read_json
 
-    run = open_run(line, runs)
+    run = open_run(line, runs, device=device)
     with run.workspace.locked():
         document = read_json(run.bench_stage.path / "bench.json")
         ways, budget = run.options, run.line.budget
@@ -267,15 +273,16 @@ def bench(line: str, runs: Path, as_json: bool) -> None:
 @main.command()
 @line_argument
 @runs_option
+@device_option
 @key_option
 @json_option
 @command
-def pack(line: str, runs: Path, key: Path, as_json: bool) -> None:
+def pack(line: str, runs: Path, device: str | None, key: Path, as_json: bool) -> None:
     """Judge on the test images, and sign and pack the bundle if the network is accepted."""
     from factory.tables import show_outcome
 
     _require_key(key)
-    run = open_run(line, runs)
+    run = open_run(line, runs, device=device)
     with run.workspace.locked():
         if run.results.missed and not as_json:
             show_outcome(run.results)
@@ -290,39 +297,48 @@ def pack(line: str, runs: Path, key: Path, as_json: bool) -> None:
 @main.command()
 @line_argument
 @runs_option
+@device_option
 @key_option
 @engine_options
 @json_option
 @command
-def run(line: str, runs: Path, key: Path, as_json: bool, engine: str, address: str | None) -> None:
+def run(line: str, runs: Path, device: str | None, key: Path, as_json: bool, engine: str, address: str | None) -> None:
     """Run every stage: from images to a signed bundle and a report. Complete stages are reused."""
-    from factory.tables import show_outcome
+    from factory.tables import show_kinds, show_outcome
 
     _require_key(key)
-    work = open_run(line, runs, engine, address)
-    with work.workspace.locked():
-        results = work.results
-        bundle = None if results.missed else work.pack_stage(key).path / "bundle"
-        report = work.report_stage(bundle).path / "report.html"
+    works = open_runs(line, runs, engine, address, device)
+    documents, missed = [], []
+    for work in works:
+        with work.workspace.locked():
+            results = work.results
+            bundle = None if results.missed else work.pack_stage(key).path / "bundle"
+            report = work.report_stage(bundle).path / "report.html"
+        documents.append(results.as_json(bundle, report))
+        missed += [f"{work.device.name}: {phrase}" if len(works) > 1 else phrase for phrase in results.missed]
+        if not as_json:
+            show_outcome(results)
+            click.echo(f"report: {report}")
+            click.echo(f"bundle: {bundle or 'not packed, because a limit was missed'}")
     if as_json:
-        emit(results.as_json(bundle, report))
-    else:
-        show_outcome(results)
-        click.echo(f"report: {report}")
-        click.echo(f"bundle: {bundle or 'not packed, because a limit was missed'}")
-    if results.missed:
-        raise GateError("the network is not accepted", found="; ".join(results.missed), fix=_advice(line))
+        kinds = [kind.as_json() for kind in works[0].results.kinds]
+        emit(documents[0] if len(works) == 1 else {"line": line, "stations": documents, "kinds": kinds})
+    elif works[0].results.kinds:
+        show_kinds(works[0].results.kinds)
+    if missed:
+        raise GateError("the network is not accepted", found="; ".join(missed), fix=_advice(line))
     say_next(f"station verify {bundle} --trust {key}.pub")
 
 
 @main.command()
 @line_argument
 @runs_option
+@device_option
 @key_option
 @command
-def report(line: str, runs: Path, key: Path) -> None:
+def report(line: str, runs: Path, device: str | None, key: Path) -> None:
     """Write the HTML page of a run and print where it is."""
-    work = open_run(line, runs)
+    work = open_run(line, runs, device=device)
     with work.workspace.locked():
         packed = None if work.results.missed or not key.is_file() else work.pack_stage(key).path / "bundle"
         click.echo(work.report_stage(packed).path / "report.html")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from factory.commands import command, emit, json_option, line_argument, open_run, runs_option, say_next
+from factory.commands import command, emit, json_option, line_argument, open_runs, runs_option, say_next
 
 
 @click.command()
@@ -27,7 +27,7 @@ def compare(line: str, a: Path, b: Path, trust: tuple[Path, ...], runs: Path, as
     from factory.contest import contest, open_sides
     from factory.progress import ticker
 
-    run = open_run(line, runs)
+    run, *_ = open_runs(line, runs)
     sides = open_sides((a, b), trust, run.line.classes)
     with run.workspace.locked(), ticker("verdicts", 2 * len(run.data.test.paths)) as tick:
         document = contest(run, sides, tick)

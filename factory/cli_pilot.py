@@ -4,7 +4,17 @@ from pathlib import Path
 
 import click
 
-from factory.commands import command, emit, engine_options, json_option, line_argument, open_run, runs_option, say_next
+from factory.commands import (
+    command,
+    device_option,
+    emit,
+    engine_options,
+    json_option,
+    line_argument,
+    open_run,
+    runs_option,
+    say_next,
+)
 
 
 @click.command()
@@ -20,6 +30,7 @@ from factory.commands import command, emit, engine_options, json_option, line_ar
 @click.option("--epochs", type=click.IntRange(1), help="Of each training; else training.epochs, as the full one.")
 @click.option("--apply", is_flag=True, help="Write the recommendation into the profile.")
 @runs_option
+@device_option
 @engine_options
 @json_option
 @command
@@ -30,6 +41,7 @@ def pilot(
     epochs: int | None,
     apply: bool,
     runs: Path,
+    device: str | None,
     as_json: bool,
     engine: str,
     address: str | None,
@@ -38,14 +50,14 @@ def pilot(
     from factory.newline import write_swapout
     from factory.workspace import read_json
 
-    run = open_run(line, runs, engine, address)
+    run = open_run(line, runs, engine, address, device)
     with run.workspace.locked():
         folder = run.pilot_stage(fraction, seeds, epochs or run.line.training.epochs).path
     document = read_json(folder / "pilot.json")
     if as_json:
         emit(document)
     else:
-        from factory.tables import show_pilot
+        from factory.tables_evidence import show_pilot
 
         show_pilot(document)
         click.echo(f"figure: {folder / 'pilot.svg'}")

@@ -57,7 +57,7 @@ def score(
     if as_json:
         emit(document)
     else:
-        from factory.tables import show_score
+        from factory.tables_evidence import show_score
 
         show_score(document)
     say_next(f"factory correlate --space {space} --table TABLE.csv --metric COLUMN")
@@ -126,7 +126,7 @@ def correlate(
     if as_json:
         emit(document)
     else:
-        from factory.tables import show_correlation
+        from factory.tables_evidence import show_correlation
 
         show_correlation(document)
         click.echo(f"figure: {folder / 'correlate.svg'}")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from export.runtime.errors import EnvironmentLacks, FactoryError
+from export.runtime.errors import EnvironmentLacks, FactoryError, UsageError
 from factory.progress import say
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,6 +72,7 @@ runs_option = click.option(
     default=lambda: Path(os.environ.get("FACTORY_RUNS", "runs")),
     help="Folder of all runs; else FACTORY_RUNS, else ./runs.",
 )
+device_option = click.option("--device", help="Kind of station, on a line with several.")
 key_option = click.option(
     "--key",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -101,11 +102,33 @@ def engine_options(function: F) -> F:
     return name(address(function))
 
 
-def open_run(line: str, runs: Path, engine: Any = "processes", address: str | None = None) -> Any:
-    """Load a line's profile and open its run.
+def open_run(
+    line: str, runs: Path, engine: Any = "processes", address: str | None = None, device: str | None = None
+) -> Any:
+    """Load a line's profile and open its run for one kind of station.
 
     Raises:
-        UsageError: if the profile is wrong, or its batches cannot be shared among the processes (`ranks.own`).
+        UsageError: as `open_runs`, and if the line has several kinds and none is named.
+    """
+    first, *others = open_runs(line, runs, engine, address, device)
+    if others:
+        raise UsageError(
+            f"line {first.line.name!r} has several kinds of station",
+            expected="one of " + ", ".join(first.line.devices),
+            found="no --device",
+            fix=f"give the command again with --device {first.device.name}, or another of them",
+        )
+    return first
+
+
+def open_runs(
+    line: str, runs: Path, engine: Any = "processes", address: str | None = None, device: str | None = None
+) -> list[Any]:
+    """Load a line's profile and open its run for every kind of station, or for `device` alone.
+
+    Raises:
+        UsageError: if the profile is wrong or has no such kind, or its batches cannot be shared among the processes
+            (`ranks.own`).
     """
     from factory.engine import Workers
     from factory.pipeline import Run
@@ -114,7 +137,8 @@ def open_run(line: str, runs: Path, engine: Any = "processes", address: str | No
 
     profile, root = load_line(line)
     ranks.own(profile.training.parts)
-    return Run(profile, root, runs, Workers(engine, address))
+    devices = profile.devices if device is None else (device,)
+    return [Run(profile.at(one), root, runs, Workers(engine, address)) for one in devices]
 
 
 def emit(document: Any) -> None:

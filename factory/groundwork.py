@@ -25,6 +25,7 @@ from factory.search.candidate import Pricing
 from factory.search.compare import compare
 from factory.search.run import regulariser
 from factory.search.space import survey
+from factory.search.target import Target, ask_all
 from factory.search.trials import Trial, TrialBook
 from factory.spaces.plan import Input
 from factory.training.compute import Compute, this_machine
@@ -43,10 +44,11 @@ class Groundwork:
         runs: Path,
         workers: Workers | None = None,
         say: Callable[[str], None] = progress.say,
+        workspace: Workspace | None = None,
     ) -> None:
         self.line, self.root, self.runs, self._say = line, root, runs, say
         self._workers = workers or Workers("processes", None)
-        self.workspace = Workspace(runs, line.name, say)
+        self.workspace = workspace or Workspace(runs, line.name, say)
         self.device: DeviceProfile = load_device(line.budget.device)
         self.engines = tuple(
             engine_device(name) for name in line.export.also_for
@@ -128,6 +130,21 @@ class Groundwork:
     def pricing(self) -> Pricing:
         """Costs of any genome, whether they keep the budgets, and what the line allows of the space."""
         return Pricing(self.picture, self.classes, self.line.budget, self.latency_table.model, self.line.space)
+
+    @property
+    def target(self) -> Target:
+        """The kind of station that the line's budget is of."""
+        return Target(self.pricing, self.latency_table, self.book, self.ranking)
+
+    @cached_property
+    def targets(self) -> list[Target]:
+        """All kinds of station of the line by name, so that the search is the same whichever stands first."""
+        others = {
+            device: Groundwork(self.line.at(device), self.root, self.runs, self._workers, self._say, self.workspace)
+            for device in self.line.devices
+        }
+        grounds = others | {self.device.name: self}
+        return ask_all([grounds[device] for device in sorted(grounds)], lambda ground: ground.target)
 
     # audit
 

@@ -146,8 +146,10 @@ def _document(device: DeviceProfile, rows: list[dict[str, Any]], machine: Finger
 
 
 def _ground(name: str, line: str, runs: Path) -> Groundwork:
-    """A line, its budget on the device of that name whatever its profile says."""
+    """A line with that kind of station first; one that its profile does not have gets the budget of the first."""
     profile, root = load_line(line)
+    if name in profile.devices:
+        return Groundwork(profile.at(name), root, runs)
     budget = profile.budget.model_copy(update={"device": name})
     return Groundwork(profile.model_copy(update={"budget": budget}), root, runs)
 

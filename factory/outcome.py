@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.data.dataset import Dataset
+from factory.kinds import Served
 from factory.profiles import DeviceProfile, LineProfile
 from factory.search.run import Found
 from factory.search.shortlist import Entry
@@ -95,6 +96,7 @@ class Results:
     losses: dict[str, float]
     modes: dict[str, Any] | None
     tuition: dict[str, Any] | None
+    kinds: list[Served]
     stages: tuple[Stage, ...]
 
     @property

@@ -11,15 +11,13 @@ from sklearn.metrics import confusion_matrix
 
 import factory
 from export.runtime.decision import decide, reject_scores, softmax
+from factory import page_choices as choices
 from factory.evidence.advice import formula, scope
-from factory.evidence.pilot_figure import pilot_svg
 from factory.handover import bundle_id_of, versions
 from factory.outcome import Results
 from factory.report import model as m
 from factory.report import page
 from factory.search.saturation import SATURATED
-from factory.training.modes import FINISHED, PLAIN
-from factory.training.tuition import ALONE, TAUGHT
 
 METRICS: Final = {
     "balanced_accuracy": "Balanced accuracy",
@@ -205,84 +203,6 @@ def _notes(results: Results, audit: dict[str, Any] | None) -> list[str]:
     return notes
 
 
-def _bounded(estimate: dict[str, float]) -> m.Bounded:
-    return estimate["value"], estimate["low"], estimate["high"]
-
-
-def _gap(gap: dict[str, Any]) -> str:
-    """What one way has more than another, said with its certainty."""
-    accuracy, loss = _bounded(gap["balanced_accuracy"]), _bounded(gap["loss"])
-    sure = "" if loss[1] * loss[2] > 0 or accuracy[1] * accuracy[2] > 0 else ", which chance could make"
-    return (
-        f"{gap['name'].capitalize()} against {gap['over']}: {100 * accuracy[0]:+.1f} points of balanced accuracy "
-        f"({100 * accuracy[1]:+.1f} to {100 * accuracy[2]:+.1f}) and {loss[0]:+.3f} of loss "
-        f"({loss[1]:+.3f} to {loss[2]:+.3f}){sure}."
-    )
-
-
-def _ways(document: dict[str, Any] | None, delivered: str | None) -> m.Ways | None:
-    if document is None:
-        return None
-    rows = [
-        m.WayRow(
-            row["name"],
-            row["accuracy"]["value"],
-            _bounded(row["balanced_accuracy"]),
-            _bounded(row["loss"]),
-            row["calibration_error"],
-            row["escape"] and row["escape"]["value"],
-            row["overkill"] and row["overkill"]["value"],
-            row["ms"],
-            delivered=row["name"] == delivered,
-        )
-        for row in document["rows"]
-    ]
-    return m.Ways(rows, [_gap(gap) for gap in document["gaps"]])
-
-
-def _training(results: Results, pilot: dict[str, Any] | None) -> m.Training:
-    way = results.chosen.way
-    mode = None if way.taught else PLAIN if way.swapout.noise.silent else FINISHED
-    student = TAUGHT if way.taught else ALONE if way.swapout.noise.silent else None
-    drawn = None if pilot is None else (pilot["sentence"], pilot_svg(pilot))
-    return m.Training(_ways(results.modes, mode), _ways(results.tuition, student), drawn)
-
-
-def _more(results: Results, precision: str) -> tuple[float | None, float | None, float | None]:
-    found = results.choice["measured"].get(precision)
-    if found is None:
-        return None, None, None
-    return found["after_idle"]["p50_ms"], found["together"]["frames_per_s"], found["memory_mb"]
-
-
-def _variants(results: Results) -> list[m.VariantRow]:
-    def flow(counts: dict[str, int] | None) -> str | None:
-        return (
-            None if counts is None else f"{counts['after']} of {counts['total']} (+{counts['new']} −{counts['gone']})"
-        )
-
-    chosen, timed = results.chosen, results.timed[results.chosen.genome]
-    rows = []
-    for row in chosen.gate["variants"]:
-        parity, own = row["parity"], row in chosen.runnable
-        rows.append(
-            m.VariantRow(
-                row["precision"] if row["place"] == "any" else f"{row['precision']}, {row['place']}",
-                row["calibration"],
-                row["size_mb"],
-                timed[row["precision"]]["p50_ms"] if own and row["precision"] in timed else None,
-                *(_more(results, row["precision"]) if own else (None, None, None)),
-                row["balanced_accuracy"],
-                flow(row["escapes"]),
-                flow(row["overkill"]),
-                f"{parity['decisions_changed']} of {parity['images']}",
-                row["reasons"],
-                delivered=own and row["precision"] == chosen.precision,
-            )
-        )
-    return rows
-
-
 @dataclass(frozen=True)
 class Aside:
     """What is shown beside the run itself: the documents of an audit and a pilot, None without, and the robustness."""
@@ -352,8 +272,9 @@ def run_report(results: Results, aside: Aside, bundle: Path | None) -> m.RunRepo
         if bundle is None
         else f"station verify {bundle} --trust KEY.pub",
         robustness=aside.robustness,
-        training=_training(results, aside.pilot),
-        variants=_variants(results),
+        training=choices.training(results, aside.pilot),
+        variants=choices.variants(results),
+        kinds=choices.kinds(results),
         pace=f"After idle: one frame with a part every {results.line.budget.rhythm_ms:g} ms, between which the "
         f"processor idles. Frames a second: {results.device.batch[2]} at once. Memory: the whole process.",
     )

@@ -11,9 +11,10 @@ from export.runtime.keys import key_id, load_private
 from factory import delivery, progress
 from factory.choice import TURNS, Option, options, weigh
 from factory.handover import pack_bundle
+from factory.kinds import serve
 from factory.outcome import Delivered, Results
 from factory.page import Aside, write_report
-from factory.search.shortlist import reference as plain_reference
+from factory.search.nominate import reference as plain_reference
 from factory.training.finish import (
     EXPECTED,
     load_plain,
@@ -39,8 +40,8 @@ class Run(Trainings):
     @cached_property
     def reference(self) -> Delivered | None:
         """The plain residual network of the same budgets, trained without noise; None if none fits or it is chosen."""
-        genome = plain_reference(self.pricing, self.book)
-        return None if genome is None or str(genome) == self.chosen.genome else self._deliver(str(genome), PLAIN)
+        genome = plain_reference(self.pricing, self.latency_table, self.book)
+        return None if genome is None or genome == self.chosen.genome else self._deliver(genome, PLAIN)
 
     def _deliver(self, genome: str, way: Way) -> Delivered:
         trained, collapsed = self.train_stage(genome, way), self.collapse_stage(genome, way)
@@ -191,6 +192,7 @@ class Run(Trainings):
             self.losses,
             None if self.modes_stage is None else read_json(self.modes_stage.path / "modes.json"),
             None if self.tuition_stage is None else read_json(self.tuition_stage.path / "tuition.json"),
+            serve(self.line, self.shortlists),
             tuple(self.workspace.stages),
         )
 

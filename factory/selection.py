@@ -5,12 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from export.runtime.errors import GateError
 from factory import progress
 from factory.evidence.pilot import Attempt, arms, part_images, pilot, trainings
 from factory.groundwork import Groundwork
-from factory.search.run import Found, Measuring, load_search, search
+from factory.search.run import Found, load_search, search
 from factory.search.scorer import scorer_of
-from factory.search.shortlist import Entry, Proving, load_shortlist, shortlist
+from factory.search.shortlist import Entry, load_shortlist, shortlist
 from factory.spaces.plan import Plan
 from factory.spaces.residual import parse, plan
 from factory.training.full import recipe_of
@@ -30,17 +31,19 @@ class Selection(Groundwork):
     def search_stage(self) -> Stage:
         """Score many networks without training, and measure the front."""
         settings = self.line.search
-        inputs = self._candidate_inputs() | {
-            "settings": settings.model_dump(mode="json", exclude={"workers", "shortlist", "score"}),
-            "ranking": self.ranking.as_json(),
+        inputs = {
+            "data": self.data_stage.result,
+            "space": self.line.space.model_dump(mode="json"),
+            "targets": [target.as_json() for target in self.targets],
+            "settings": settings.model_dump(mode="json", exclude={"workers", "shortlist", "score", "one_network"}),
             "torch": self.compute.as_json()["torch"],
         }
 
         def work(folder: Path) -> None:
             with progress.bar("search", settings.candidates) as update, self._engine() as engine:
                 search(
-                    settings, self.pricing, Measuring(self.latency_table, self.book), self.ranking, self.data.train,
-                    self.norm, engine, folder, lambda n: update(n, ""), self._say,
+                    settings, self.targets, self.data.train, self.norm, engine, folder, lambda n: update(n, ""),
+                    self._say,
                 )  # fmt: skip
 
         return self.workspace.stage("search", inputs, work, search)
@@ -48,11 +51,11 @@ class Selection(Groundwork):
     @cached_property
     def found(self) -> Found:
         """Networks within the budgets, best first; the front of score, latency and size; how all of it is known."""
-        return load_search(self.search_stage.path)
+        return load_search(self.search_stage.path, self.device.name)
 
     @cached_property
     def shortlist_stage(self) -> Stage:
-        """Train the few best and a plain reference briefly."""
+        """Train the few best of every kind of station and a plain reference briefly."""
         settings, training = self.line.search, self.line.training
         inputs = {
             "data": self.data_stage.result,
@@ -64,23 +67,43 @@ class Selection(Groundwork):
 
         def work(folder: Path) -> None:
             scorer = scorer_of(self.pricing, self.data.train, self.norm, settings.seed, self.found.protocol)
-            with progress.ticker("short trainings", settings.shortlist + 1) as tick, self._engine() as engine:
-                proving = Proving(self.pricing, self.book, self.trials(training.short_epochs), engine)
-                shortlist(
-                    self.found.candidates, settings.shortlist, self.ranking, scorer, proving, folder, lambda _: tick()
-                )
+            kinds = len(self.targets)
+            found = {t.device: load_search(self.search_stage.path, t.device).candidates for t in self.targets}
+            most = settings.shortlist * (kinds if kinds == 1 else kinds + 1) + kinds
+            with progress.ticker("short trainings", most) as tick, self._engine() as engine:
+                trials = self.trials(training.short_epochs)
+                shortlist(found, settings.shortlist, self.targets, scorer, trials, engine, folder, lambda _: tick())
 
         return self.workspace.stage("shortlist", inputs, work, shortlist)
 
     @cached_property
     def shortlist(self) -> list[Entry]:
-        """The networks trained briefly, best on validation first."""
-        return load_shortlist(self.shortlist_stage.path)
+        """The networks trained briefly that keep the budgets of the line's device, best on validation first."""
+        return self.shortlists[self.device.name]
+
+    @cached_property
+    def shortlists(self) -> dict[str, list[Entry]]:
+        """The shortlist of every device of the line."""
+        return {device: load_shortlist(self.shortlist_stage.path, device) for device in self.line.devices}
 
     @property
     def best(self) -> str:
-        """The genome that is trained in full: the best of the shortlist."""
-        return self.shortlist[0].candidate.genome
+        """The genome that is trained in full: the best of the shortlist, or of those that keep all kinds' budgets.
+
+        Raises:
+            GateError: if one network is asked for, and none keeps all budgets.
+        """
+        if not self.line.search.one_network:
+            return self.shortlist[0].candidate.genome
+        shared = next((e.candidate.genome for e in self.shortlist if e.everywhere), None)
+        if shared is None:
+            raise GateError(
+                "no network of the shortlist keeps the budgets of all kinds of station",
+                expected="one for " + ", ".join(self.line.devices),
+                found="none",
+                fix="leave out search.one_network, or raise a budget",
+            )
+        return shared
 
     # pilot
 

@@ -1,7 +1,7 @@
 """What the commands print: tables that line up."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +11,7 @@ from rich.table import Table
 from export.runtime.figures import unsteady
 from factory.choice import Option
 from factory.doctor import Finding
-from factory.evidence.advice import LABELS, scope
-from factory.evidence.rows import verdict
+from factory.kinds import Served, verdict
 from factory.outcome import Results
 from factory.profiles import BudgetLimits
 from factory.search.candidate import Candidate
@@ -21,7 +20,8 @@ from factory.search.shortlist import Entry
 from factory.search.space import SpaceReport
 
 
-def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are figures."""
     console = Console()
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
@@ -48,7 +48,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
 def show_data(check: dict[str, Any], problems: Sequence[str]) -> None:
     """Classes by split, then everything unusual."""
     rows = [(label, *(str(parts[p]) for p in ("train", "val", "test"))) for label, parts in check["classes"].items()]
-    _show(f"{check['images']} images", ("class", "train", "val", "test"), rows)
+    show(f"{check['images']} images", ("class", "train", "val", "test"), rows)
     sizes = ", ".join(f"{size} ({number})" for size, number in list(check["sizes"].items())[:5])
     print(f"sizes: {sizes}{' and others' if len(check['sizes']) > 5 else ''}")
     for title, entries in (
@@ -70,43 +70,8 @@ def show_space(report: SpaceReport) -> None:
         (name, *("-" if q[k] is None else f"{q[k]:.4g}" for k in ("min", "median", "max", "limit")))
         for name, q in report.quantities().items()
     ]
-    _show("what the space offers", ("quantity", "min", "median", "max", "limit"), rows)
+    show("what the space offers", ("quantity", "min", "median", "max", "limit"), rows)
     print(f"{report.feasible_share:.1%} of random networks keep the budgets (latency by its 95 % upper bound)")
-
-
-def show_comparison(document: dict[str, Any]) -> None:
-    """Two distributions of scores, every choice with what it is worth, and what could go into the profile."""
-    rows = [
-        (f"{letter}: {row['restriction']}", f"{row['feasible_share']:.1%}", str(row["n"]),
-         *(f"{row['quantiles'][q]:.4g}" for q in ("10", "50", "90")), f"{document['above'][letter]:.0%}",
-         f"{row['front_lost']:.1%}")
-        for letter, row in zip("AB", document["restrictions"], strict=True)
-    ]  # fmt: skip
-    _show(
-        "score of random networks near the budgets",
-        ("restriction", "feasible", "networks", "10 %", "median", "90 %", "above other's median", "front lost"),
-        rows,
-    )
-    ks, better = document["ks"], document["better"]
-    said = "neither is better" if better == "neither" else f"{better} is better"
-    print(f"{said} (Kolmogorov-Smirnov distance {ks['statistic']:.3f}, p = {ks['p']:.2g})")
-    suggested = {row["choice"] for row in document["suggestions"]}
-    choices = [
-        (row["choice"], str(row["networks"]),
-         *("-" if row[m] is None else f"{row[m]:.4g}" for m in ("median_with", "median_without")),
-         f"{row['front_lost']:.1%}", f"{row['best_lost']:.1%}", "yes" if row["choice"] in suggested else "")
-        for row in document["choices"]
-    ]  # fmt: skip
-    _show(
-        f"what is lost without a choice; the front has {document['front']} networks",
-        ("choice", "networks", "median with", "median without", "front lost", "best lost", "could be left out"),
-        choices,
-    )
-    if document["toml"]:
-        print(f"to confirm, write this to the profile: {document['front_lost']:.1%} of the front is lost, not the best")
-        print(f"\n{document['toml']}")
-    else:
-        print("nothing to narrow: leaving out any choice would cost part of the front")
 
 
 def _candidate(c: Candidate) -> tuple[str, ...]:
@@ -121,12 +86,25 @@ def _candidate(c: Candidate) -> tuple[str, ...]:
     )
 
 
-def show_front(found: Found, seconds: float) -> None:
+def front_json(device: str, found: Found, seconds: float) -> dict[str, Any]:
+    """The document of `factory search --json` for one device."""
+    shown = ("genome", "score", "saturation", "latency_ms", "measured_ms", "size_mb", "params")
+    return {
+        "device": device,
+        "evaluated": found.evaluated,
+        "seconds": seconds,
+        "ranking": found.ranking,
+        "latency": asdict(found.proof),
+        "front": [{name: getattr(c, name) for name in shown} for c in found.front],
+    }
+
+
+def show_front(device: str, found: Found, seconds: float) -> None:
     """Score, latency and size side by side, and how far the predictions held."""
     columns = ("network", "score", "saturation", "predicted ms", "measured ms", "size MB", "parameters")
-    title = f"the front of {found.evaluated} networks, scored and measured in {seconds:.0f} s"
-    _show(title, columns, [_candidate(c) for c in found.front])
-    _show("the best by score", columns, [_candidate(c) for c in found.candidates[:5]])
+    title = f"the front on {device} of {found.evaluated} networks, scored and measured in {seconds:.0f} s"
+    show(title, columns, [_candidate(c) for c in found.front])
+    show("the best by score", columns, [_candidate(c) for c in found.candidates[:5]])
     print(f"latency: {found.proof}")
 
 
@@ -138,7 +116,25 @@ def show_shortlist(entries: Sequence[Entry]) -> None:
         for e in entries
     ]  # fmt: skip
     columns = ("network", "role", "balanced accuracy", "loss", "latency ms", "size MB")
-    _show("short trainings, on validation images; the lowest loss goes on", columns, rows)
+    show("short trainings, on validation images; the lowest loss goes on", columns, rows)
+
+
+def show_kinds(kinds: Sequence[Served]) -> None:
+    """What each kind of station gets, and what one network for all would cost."""
+
+    def cells(entry: Entry | None) -> tuple[str, ...]:
+        if entry is None:
+            return "-", "-", "-"
+        return f"{entry.latency_ms:.3f}", f"{entry.val_balanced_accuracy:.1%}", f"{entry.val_loss:.3f}"
+
+    rows = [
+        (kind.device, f"{kind.budget_ms:g}", kind.own.candidate.genome, *cells(kind.own), *cells(kind.shared))
+        for kind in kinds
+    ]
+    own = ("latency ms", "balanced accuracy", "loss")
+    columns = ("station", "budget ms", "its network", *own, *(f"one for all: {name}" for name in own))
+    show("kinds of station, by the short trainings", columns, rows)
+    print(verdict(kinds))
 
 
 def show_collapse(documents: Mapping[str, dict[str, Any]], delivered: str) -> None:
@@ -154,7 +150,7 @@ def show_collapse(documents: Mapping[str, dict[str, Any]], delivered: str) -> No
             elif chosen:
                 rows[-1] = (*rows[-1][:-1], chosen)
     columns = ("trained", "finished", "balanced accuracy", "loss", "temperature", "loss with it", "")
-    _show("finish, on validation images", columns, rows)
+    show("finish, on validation images", columns, rows)
     document = documents[delivered]
     print(f"largest difference of a logit in float64, relative: {document['difference']:.1e}")
     print(f"largest value behind a block: {max(document['ranges']):.3g} (float16 ends at 65,504)")
@@ -182,35 +178,11 @@ def show_ways(title: str, document: dict[str, Any]) -> None:
         "overkill",
         "ms",
     )
-    _show(title, columns, rows)
+    show(title, columns, rows)
 
 
 def _number(estimate: dict[str, float]) -> str:
     return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
-
-
-def show_pilot(document: dict[str, Any]) -> None:
-    """What the first seed said of every noise, and what the later ones say of the best."""
-    first = [
-        (name, f"{loss:.4f}", "goes on" if any(row["name"] == name for row in document["judged"]) else "")
-        for name, loss in sorted(document["first"].items(), key=lambda item: item[1])
-    ]
-    images = document["images"]
-    title = f"{document['line']}: {document['epochs']} epochs on {images['trained']} images, {images['judged']} judge"
-    _show(title, ("first seed", "loss", ""), first)
-    rows = [
-        (row["name"], f"{row['loss']:.4f}", f"{row['balanced_accuracy']:.1%}", _gained(row["loss_gain"], 1, 3),
-         _gained(row["accuracy_gain"], 100, 1), f"{row['seconds']:.0f}")
-        for row in document["judged"]
-    ]  # fmt: skip
-    columns = ("judged", "loss", "balanced accuracy", "loss saved (95 %)", "points gained (95 %)", "CPU s a training")
-    _show(f"{document['seeds']} further seeds", columns, rows)
-    print(f"{document['sentence']} The pilot took {document['seconds']:.0f} CPU seconds.")
-
-
-def _gained(estimate: dict[str, float], scale: float, digits: int) -> str:
-    value, low, high = (f"{scale * estimate[key]:+.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
 
 
 def show_export(document: dict[str, Any]) -> None:
@@ -239,7 +211,7 @@ def show_variants(rows: Sequence[dict[str, Any]]) -> None:
         for row in rows
     ]  # fmt: skip
     columns = ("precision", "calibration", "MB", "balanced accuracy", "escapes", "overkill", "changed", "")
-    _show("precisions, on validation images, each at its own threshold", columns, body)
+    show("precisions, on validation images, each at its own threshold", columns, body)
 
 
 def show_options(options: Sequence[Option], budget: BudgetLimits) -> None:
@@ -261,7 +233,7 @@ def show_options(options: Sequence[Option], budget: BudgetLimits) -> None:
     columns = ("back end", "precision", "batch", "p50 ms", "p95", "p99", "max", "after idle", "frames/s", "MB",
                "memory MB", "balanced accuracy", "escapes", "overkill", "")  # fmt: skip
     title = f"ways to run it; budget {budget.latency_ms:g} ms, {budget.size_mb:g} MB; accuracy on validation images"
-    _show(title, columns, body)
+    show(title, columns, body)
     for o in options:
         if o.recommended and o.after_idle_ms is not None and o.after_idle_ms > budget.latency_ms:
             print(
@@ -279,7 +251,7 @@ def _flow(flow: dict[str, int] | None) -> str:
 def show_bench(rows: Sequence[dict[str, Any]], limit: float) -> None:
     """Percentiles of each network."""
     body = [(row["genome"], *_figures(row)) for row in rows]
-    _show(f"one frame; the budget is {limit:g} ms at the median", ("network", *FIGURES), body)
+    show(f"one frame; the budget is {limit:g} ms at the median", ("network", *FIGURES), body)
     if any(row["noisy"] for row in rows):
         print(unsteady())
 
@@ -308,92 +280,11 @@ def show_outcome(results: Results) -> None:
     if results.line.classes.good is not None:
         rows.append(("pass everything", f"{1 / len(results.line.classes.labels):.1%}", "0.500", "100.0%", "0.0%", "0"))
     columns = ("network", "balanced accuracy", "AUROC", "escape", "overkill", "latency ms")
-    _show(f"{results.line.name}: test images, with 95 % intervals", columns, rows)
+    show(f"{results.line.name}: test images, with 95 % intervals", columns, rows)
     checked = [(c.name, f"{c.limit:.4g}", f"{c.value:.4g}", "yes" if c.passed else "NO") for c in results.checks]
-    _show("limits", ("limit", "asked", "found", "holds"), checked)
+    show("limits", ("limit", "asked", "found", "holds"), checked)
     if results.modes is not None:
         show_ways("noise: test images, with 95 % intervals", results.modes)
     if results.tuition is not None:
         show_ways("teacher: test images, with 95 % intervals", results.tuition)
     print(f"network: {results.chosen.genome}")
-
-
-def show_score(document: dict[str, Any]) -> None:
-    """One architecture's SWAP-Score and what it was measured with."""
-    counts, size, protocol = document["per_init"], document["regulariser"], document["protocol"]
-    pictures = f"{protocol['samples']} pictures of {protocol['image_size']} pixels, {Path(document['pictures']).name}"
-    rows = [
-        ("SWAP-Score", f"{document['swap']:,.1f}", f"mean of {len(counts)}, {min(counts):,} to {max(counts):,}"),
-        ("regularised", f"{document['regularised']:,.1f}", f"mu {size['mu']:.4g}, sigma {size['sigma']:.4g}"),
-        ("saturation", f"{document['saturation']:.1%}", f"of min(V, 2^{protocol['samples']})"),
-        ("V", f"{document['positions']:,}", f"activation values; {pictures}"),
-        ("parameters", f"{document['params']:,}", f"scored; of the full network {document['params_full']:,}"),
-        ("seconds", f"{document['seconds']:.3f}", f"protocol {protocol['name']} {protocol['digest'][:12]}"),
-    ]
-    _show(f"{document['space']}: {document['arch']}", ("", "value", ""), rows)
-
-
-def show_correlation(document: dict[str, Any]) -> None:
-    """How well every score ranks the networks of a table."""
-
-    def number(value: float | None, form: str = "+.3f") -> str:
-        return "-" if value is None else format(value, form)
-
-    rows = [
-        (row["score"], row["source"], f"{row['n']:,}", number(row["spearman"]),
-         f"{number(row['low'], '+.2f')} to {number(row['high'], '+.2f')}", number(row["kendall"]),
-         number(row["top_recall"], ".0%"), number(row["best_of_top10"], ".4g"), number(row["within_size"]),
-         number(row["seconds"], ".3f"))
-        for row in document["rows"]
-    ]  # fmt: skip
-    columns = (
-        "score",
-        "from",
-        "networks",
-        "Spearman",
-        "95 %",
-        "Kendall",
-        "top tenth",
-        "best of 10",
-        "at one size",
-        "s",
-    )
-    where = "".join(f", {column} {value}" for column, value in document["where"].items())
-    _show(f"{document['space']}: rank correlation with {document['metric']}{where}", columns, rows)
-    print(f"best trained: {document['best_trained']:.4g}; at one size: {document['size_groups']}")
-    print(f"left out: {document['invalid']} without a path, {document['without_result']} without a result")
-    if document["median_saturation"] is not None:
-        print(f"saturation of SWAP-Score, median: {document['median_saturation']:.1%}")
-    if "ablation" in document:
-        _show_ablation(document["ablation"], document["ablation_left_out"])
-    print(verdict(document))
-
-
-def _show_ablation(rows: list[dict[str, Any]], left_out: list[int]) -> None:
-    kinds = ("standard", "swap", "regularised")
-    body = [
-        (f"{row['image_size']} pixels", *("-" if row[kind] is None else f"{row[kind]:+.3f}" for kind in kinds))
-        for row in rows
-    ]
-    _show("Spearman by kind of activation pattern", ("input", "standard", "SWAP", "regularised SWAP"), body)
-    if left_out:
-        print(f"left out, too small for the space's networks: {', '.join(map(str, left_out))} pixels")
-
-
-def show_audit(document: dict[str, Any]) -> None:
-    """How well every score ranks a line's own networks, and what to do about it."""
-
-    def interval(row: dict[str, Any], low: str, high: str) -> str:
-        return "-" if row[low] is None else f"{row[low]:+.2f} to {row[high]:+.2f}"
-
-    rows = [
-        (row["score"], LABELS[row["score"]], "-" if row["spearman"] is None else f"{row['spearman']:+.2f}",
-         interval(row, "low", "high"), f"{row['regret_top5']:.1f}",
-         "-" if row["gain"] is None else f"{row['gain']:+.2f}", interval(row, "gain_low", "gain_high"))
-        for row in document["scores"]
-    ]  # fmt: skip
-    columns = ("score", "", "Spearman", "95 %", "regret of top 5, points", "above best count", "95 %")
-    _show(f"{document['line']}: {scope(document)}; rank correlation with validation loss", columns, rows)
-    print(f"saturation of SWAP-Score, median: {document['saturation']:.0%}")
-    for text in (document["sentence"], *document["advice"]):
-        print(text)

@@ -17,12 +17,14 @@ ROOTS = {"factory": Path(factory.__file__).parent, "export": Path(export.__path_
 FLOORS = (
     {"cli"},
     {"cli_scores", "cli_audit", "cli_pilot", "cli_compare", "cli_measure"},
+    {"tables_evidence"},
     {"commands", "tables", "newline", "doctor", "contest", "measuring"},  # what the commands say and write
     {"pipeline"},
-    {"page", "handover"},  # what the pipeline hands over
+    {"page"},
+    {"page_choices", "handover"},  # what the pipeline hands over
     {"golden"},
     {"outcome"},
-    {"delivery", "choice"},
+    {"delivery", "choice", "kinds"},
     {"variants"},
     {"trainings"},
     {"selection"},

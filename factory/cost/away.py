@@ -23,6 +23,14 @@ SCHEMA: Final = 1
 class Unmeasured(EnvironmentLacks):
     """The station of a device has yet to measure some networks."""
 
+    @classmethod
+    def of(cls, several: Sequence["Unmeasured"]) -> "Unmeasured":
+        """One error for several devices."""
+        if len(several) == 1:
+            return several[0]
+        fixes = [str(error.fix) for error in several]
+        return cls(" and ".join(error.message for error in several), fix="\n".join(fixes))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:

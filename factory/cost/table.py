@@ -24,6 +24,10 @@ TAUGHT: Final = 20  # and on a device that others teach
 class Timings(Protocol):
     """What measures: a `LatencyBook`."""
 
+    @property
+    def away(self) -> bool:
+        """Whether someone has to walk to the station for what was never measured."""
+
     def measure(self, plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:
         """Return the median latency in ms of every plan; a tick a plan."""
 
@@ -36,6 +40,10 @@ class Table:
     classes: int
     measured: dict[str, float]
     model: LatencyModel
+
+    def as_json(self) -> dict[str, Any]:
+        """What was measured and what others teach, which determine the model."""
+        return {"measured": self.measured, "teachers": [asdict(law) for law in self.model.teachers]}
 
     def plan(self, genome: str) -> Plan:
         """Every layer of a genome on this line."""

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from export.runtime.errors import UsageError
 from factory.profiles.table import NAME, Name, Table
 from factory.profiles.training import TrainingSettings
 
@@ -97,13 +98,17 @@ class SpaceLimits(Table):
 
 
 class SearchSettings(Table):
-    """The training-free search. `score` is the ranking: calibrated on trained networks, or as published."""
+    """The training-free search. `score` is the ranking: calibrated on trained networks, or as published.
+
+    On a line with several kinds of station `one_network` gives all of them the same network.
+    """
 
     score: Literal["calibrated", "paper"] = "calibrated"
     candidates: int = Field(600, ge=20, le=1_000_000)
     population: int = Field(60, ge=10, le=10_000)
     repeats: int = Field(2, ge=1, le=32)
     shortlist: int = Field(4, ge=1, le=32)
+    one_network: bool = False
     workers: int = Field(2, ge=1, le=256)
     seed: int = Field(0, ge=0)
 
@@ -123,13 +128,14 @@ class ExportSettings(Table):
 
 
 class LineProfile(Table):
-    """One product line."""
+    """One product line: its images, the kind of station that `budget` is of, and further kinds (`stations`)."""
 
     name: str = Field(pattern=NAME)
     images: Images
     classes: Classes
     input: InputSize
     budget: BudgetLimits
+    stations: tuple[BudgetLimits, ...] = ()
     space: SpaceLimits = SpaceLimits()
     search: SearchSettings = SearchSettings()
     training: TrainingSettings = TrainingSettings()
@@ -137,10 +143,37 @@ class LineProfile(Table):
     export: ExportSettings = ExportSettings()
 
     @model_validator(mode="after")
-    def _limits_fit_the_classes(self) -> "LineProfile":
+    def _consistent(self) -> "LineProfile":
         limits = self.acceptance
         if self.classes.good is None and (limits.escape_max or limits.overkill_max):
             raise ValueError("acceptance.escape_max and overkill_max need classes.good")
         if self.search.population > self.search.candidates:
             raise ValueError("search.population must not exceed search.candidates")
+        if len(set(self.devices)) != len(self.devices):
+            raise ValueError("budget and stations must be of different devices")
+        if self.search.one_network and not self.stations:
+            raise ValueError("search.one_network is for a line with several [[stations]]: leave it out")
         return self
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The kinds of station, that of the budget first."""
+        return tuple(limits.device for limits in (self.budget, *self.stations))
+
+    def at(self, device: str) -> "LineProfile":
+        """The same line with that kind of station first.
+
+        Raises:
+            UsageError: if the line has no such kind.
+        """
+        kinds = (self.budget, *self.stations)
+        own = next((limits for limits in kinds if limits.device == device), None)
+        if own is None:
+            raise UsageError(
+                f"line {self.name!r} has no station of that kind",
+                expected=" or ".join(self.devices),
+                found=device,
+                fix="name one of these by --device, or write its budget into the profile as [[stations]]",
+            )
+        others = tuple(limits for limits in kinds if limits is not own)
+        return self.model_copy(update={"budget": own, "stations": others})

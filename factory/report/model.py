@@ -224,6 +224,35 @@ class VariantRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """A network on a kind of station; balanced accuracy and loss are of a short training, on the validation images."""
+
+    latency_ms: float
+    balanced_accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class KindRow:
+    """A kind of station: the best network within its budgets, and the best within those of all kinds, if any."""
+
+    device: str
+    budget_ms: float
+    genome: str
+    own: Weighed
+    shared: Weighed | None
+    here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """All kinds of station of a line, and the choice in a sentence."""
+
+    rows: list[KindRow]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """All that the page shows.
 
@@ -267,3 +296,4 @@ class RunReport:
     training: Training | None = None
     variants: list[VariantRow] = field(default_factory=list)
     pace: str = ""
+    kinds: Kinds | None = None

@@ -77,6 +77,7 @@ class Pricing:
     ) -> None:
         self.picture, self.classes, self.limits, self._latency = picture, classes, limits, latency
         self.space = space
+        self._known: dict[Genome, Costs] = {}  # the search asks for the same networks in every generation
 
     @property
     def networks(self) -> Deployable:
@@ -85,17 +86,20 @@ class Pricing:
 
     def costs(self, genome: Genome) -> Costs:
         """Count and predict."""
-        network = plan(genome, self.picture, self.classes)
-        latency = self._latency.estimate(network)
-        return Costs(count(network), latency.ms, latency.high)
+        if genome not in self._known:
+            network = plan(genome, self.picture, self.classes)
+            latency = self._latency.estimate(network)
+            self._known[genome] = Costs(count(network), latency.ms, latency.high)
+        return self._known[genome]
 
     def relearned(self, latency: LatencyModel) -> "Pricing":
         """The same line priced by another model of its device."""
         return Pricing(self.picture, self.classes, self.limits, latency, self.space)
 
-    def keeps(self, costs: Costs) -> bool:
-        """Whether both hard budgets hold, latency by the upper bound of its interval."""
-        return costs.size_mb <= self.limits.size_mb and costs.latency_upper_ms <= self.limits.latency_ms
+    def keeps(self, costs: Costs, measured_ms: float | None = None) -> bool:
+        """Whether both hard budgets hold, latency as measured, else by the upper bound of its interval."""
+        ms = costs.latency_upper_ms if measured_ms is None else measured_ms
+        return costs.size_mb <= self.limits.size_mb and ms <= self.limits.latency_ms
 
     def admit(self, arch: str) -> Costs | None:
         """Costs of a genome that the line's space allows and that keeps the budgets, else None."""
@@ -136,7 +140,7 @@ def standing(
     A measured latency decides, else the upper bound of the interval. SWAP-Score is never computed again.
 
     Args:
-        told: candidates, all within the budget of size.
+        told: candidates.
         pricing: with the model as it is now.
         measured: medians in ms by genome.
         ranking: from costs and SWAP-Score to the score.
@@ -144,7 +148,7 @@ def standing(
     kept = []
     for item in told:
         costs, ms = pricing.costs(parse(item.genome)), measured.get(item.genome)
-        if pricing.keeps(costs) if ms is None else ms <= pricing.limits.latency_ms:
+        if pricing.keeps(costs, ms):
             score = ranking(features(costs, item.swap)) if item.swap > 0 else 0.0
             kept.append(replace(item, latency_ms=costs.latency_ms, measured_ms=ms, score=score))
     return kept

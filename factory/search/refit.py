@@ -6,13 +6,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from factory.cost.table import Table, Timings
-from factory.search.candidate import Candidate, Pricing
+from factory.search.candidate import Candidate, pareto
+from factory.search.target import Target
 from factory.spaces.residual import parse
 
 # After these shares of the candidates the front is measured and the law refitted; the last round only measures what
 # rose to the front by the refit before it.
 SHARES: Final = (0.6, 0.8, 1.0, 1.0)
+WALKED: Final = (1.0,)  # of a station that is walked to: one walk; what the shortlist needs is measured by another
 MOST: Final = 40  # networks measured in one round
 
 
@@ -29,13 +30,23 @@ class Round:
     median_error: float
 
 
-def measure_front(front: Sequence[Candidate], pricing: Pricing, table: Table, book: Timings) -> tuple[Table, Round]:
-    """Measure those of the front that never were, in one call, the best `MOST` by score; refit the table's model."""
+def measure_front(told: Sequence[Candidate], target: Target) -> tuple[Target, Round]:
+    """Measure those of a target's front that never were, in one call, the best `MOST` by score; refit its model.
+
+    Args:
+        told: all candidates so far.
+        target: as it is known now.
+
+    Raises:
+        Unmeasured: if its station has yet to measure some of them.
+    """
+    pricing, table = target.pricing, target.table
+    front = pareto(target.standing(told))
     new = sorted((c for c in front if c.measured_ms is None), key=lambda c: (-c.score, c.genome))[:MOST]
     if not new:
-        return table, Round(0, 0, 0, 0.0)
+        return target, Round(0, 0, 0, 0.0)
     costs = [pricing.costs(parse(c.genome)) for c in new]
-    measured = book.measure([table.plan(c.genome) for c in new], lambda: None)
+    measured = target.book.measure([table.plan(c.genome) for c in new], lambda: None)
     pairs = list(zip(costs, measured, strict=True))
     done = Round(
         len(new),
@@ -43,7 +54,7 @@ def measure_front(front: Sequence[Candidate], pricing: Pricing, table: Table, bo
         sum(ms > pricing.limits.latency_ms for ms in measured),
         float(np.median([abs(c.latency_ms / ms - 1) for c, ms in pairs])),
     )
-    return table.with_measured({c.genome: ms for c, ms in zip(new, measured, strict=True)}), done
+    return target.knowing(table.with_measured({c.genome: ms for c, ms in zip(new, measured, strict=True)})), done
 
 
 @dataclass(frozen=True, slots=True)

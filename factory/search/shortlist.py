@@ -1,100 +1,35 @@
 """The second stage of the search: a short real training decides among the few best and a plain reference."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from export.runtime.errors import GateError
-from factory.cost.book import LatencyBook
 from factory.engine import Engine
-from factory.score.ranking import Ranking
-from factory.search.candidate import Candidate, Pricing, candidate
+from factory.search.candidate import Candidate, candidate
+from factory.search.nominate import Nominated, nominate
 from factory.search.scorer import Scorer
+from factory.search.target import Target
 from factory.search.trials import History, TrialBook
-from factory.spaces.residual import Genome, parse, plain_genomes, plan
+from factory.spaces.residual import parse
 from factory.workspace import read_json, write_json
-
-NEAR: Final = 1.5  # a plain network predicted to be this much slower than the budget is not worth measuring
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One network of the shortlist; `latency_ms` is measured, validation figures are of the short training."""
+    """One network of the shortlist on one device; validation figures are of the short training.
+
+    `latency_ms` is measured, `everywhere` whether it keeps the budgets of all the line's devices.
+    """
 
     role: Literal["candidate", "reference"]
     candidate: Candidate
     latency_ms: float
+    everywhere: bool
     val_balanced_accuracy: float
     val_loss: float
     history: History
-
-
-@dataclass(frozen=True, slots=True)
-class Proving:
-    """What candidates are measured and tried with: costs, the device's timings, short trainings, and who works."""
-
-    pricing: Pricing
-    latencies: LatencyBook
-    trials: TrialBook
-    engine: Engine
-
-
-def family(genome: str) -> tuple[int, tuple[str, ...]]:
-    """What makes two networks alike to the score: the stride of the stem and the kinds of block in order."""
-    parsed = parse(genome)
-    return parsed.stem_stride, tuple(stage.kind for stage in parsed.stages)
-
-
-def diverse(candidates: Sequence[Candidate], number: int) -> list[Candidate]:
-    """The best by score of each family, the best families first: real training then decides between kinds."""
-    taken: dict[tuple[int, tuple[str, ...]], Candidate] = {}
-    for item in candidates:
-        if item.swap > 0 and len(taken) < number:
-            taken.setdefault(family(item.genome), item)
-    return list(taken.values())
-
-
-def reference(pricing: Pricing, book: LatencyBook) -> Genome | None:
-    """The plain residual network with most MACs that keeps both budgets when measured, or None if none does."""
-    priced = [(pricing.costs(genome), genome) for genome in plain_genomes(pricing.picture)]
-    limits = pricing.limits
-    near = [
-        (costs.macs, str(genome), genome, pricing.keeps(costs))
-        for costs, genome in priced
-        if costs.size_mb <= limits.size_mb and costs.latency_ms <= NEAR * limits.latency_ms
-    ]
-    near.sort(reverse=True)
-    surely = next((place for place, (*_, keeps) in enumerate(near) if keeps), len(near) - 1)
-    for some in (near[: surely + 1], near[surely + 1 :]):  # in one call each: a station may have to be walked to
-        plans = [plan(genome, pricing.picture, pricing.classes) for _, _, genome, _ in some]
-        measured = book.measure(plans, lambda: None) if some else []
-        for (_, _, genome, _), ms in zip(some, measured, strict=True):
-            if ms <= limits.latency_ms:
-                return genome
-    return None
-
-
-def within_budget(
-    candidates: Sequence[Candidate],
-    number: int,
-    pricing: Pricing,
-    book: LatencyBook,
-    tick: Callable[[], None],
-) -> list[tuple[Candidate, float]]:
-    """The best `number` that keep the latency budget when measured; each with its measured median in ms."""
-    tried = diverse(candidates, 3 * number)
-    measured = book.measure([plan(parse(item.genome), pricing.picture, pricing.classes) for item in tried], tick)
-    kept = [(item, ms) for item, ms in zip(tried, measured, strict=True) if ms <= pricing.limits.latency_ms]
-    return kept[:number]
-
-
-def _reference(proving: Proving, ranking: Ranking, scorer: Scorer) -> Candidate | None:
-    plain = reference(proving.pricing, proving.latencies)
-    if plain is None:
-        return None
-    (swap,) = proving.engine.map(scorer, [str(plain)])
-    return candidate(str(plain), proving.pricing.costs(plain), swap, ranking)
 
 
 def outcome(history: History) -> tuple[float, float]:
@@ -104,41 +39,72 @@ def outcome(history: History) -> tuple[float, float]:
     return accuracy, loss
 
 
+def _references(nominated: Nominated, scorer: Scorer, engine: Engine) -> list[Candidate]:
+    """The plain networks that no search found, scored."""
+    known = {c.genome for c in nominated.candidates}
+    new = [genome for genome in dict.fromkeys(nominated.references.values()) if genome not in known]
+    target = nominated.tried[0].target
+    return [
+        candidate(genome, target.pricing.costs(parse(genome)), swap, target.ranking)
+        for genome, swap in zip(new, engine.map(scorer, new), strict=True)
+    ]
+
+
 def shortlist(
-    best: Sequence[Candidate],
+    found: Mapping[str, Sequence[Candidate]],
     number: int,
-    ranking: Ranking,
+    targets: Sequence[Target],
     scorer: Scorer,
-    proving: Proving,
+    trials: TrialBook,
+    engine: Engine,
     folder: Path,
     tick: Callable[[str], None],
 ) -> None:
-    """Train the best `number` and the reference briefly; write shortlist.json, the best on validation first.
+    """Train the best `number` of each target, of all together, and the references briefly; write shortlist.json.
 
-    `tick` is called with the name of each network that is trained.
+    Every network that was trained is weighed on every target whose budgets it keeps when measured.
+
+    Args:
+        found: what the search left, by device, best first.
+        number: of candidates for a target.
+        targets: the kinds of station.
+        scorer: of the references.
+        trials: trains briefly.
+        engine: works.
+        folder: where to write.
+        tick: called with the name of each network that is trained.
 
     Raises:
-        GateError: if no network keeps the latency budget when measured.
+        GateError: if no network keeps the budgets of a target when measured.
+        Unmeasured: if the station of a target has yet to measure some of them.
     """
-    pricing, latencies = proving.pricing, proving.latencies
-    kept = within_budget(best, number, pricing, latencies, lambda: None)
-    plain = _reference(proving, ranking, scorer)
-    entries: list[tuple[Literal["candidate", "reference"], Candidate, float]] = [("candidate", *item) for item in kept]
-    if plain is not None and all(plain.genome != item.genome for item, _ in kept):
-        shape = plan(parse(plain.genome), pricing.picture, pricing.classes)
-        entries.append(("reference", plain, latencies.measure([shape], lambda: None)[0]))
-    if not entries:
-        raise GateError("none of the best networks keeps the latency budget when measured", fix="raise latency_ms")
-    histories = proving.trials.run([item.genome for _, item, _ in entries], proving.engine, tick)
-    rows = [
-        Entry(role, item, latency, *outcome(history), history)
-        for (role, item, latency), history in zip(entries, histories, strict=True)
-    ]
-    rows.sort(key=lambda e: (e.val_loss, e.candidate.genome))
-    write_json(folder / "shortlist.json", [asdict(row) for row in rows])
+    nominated = nominate(found, number, targets)
+    pool = [*nominated.candidates, *_references(nominated, scorer, engine)]
+    standing = {one.target.device: one.standing(pool) for one in nominated.tried}
+    for device, own in standing.items():
+        if not own:
+            message = f"none of the best networks keeps the budgets of {device} when measured"
+            raise GateError(message, fix="raise latency_ms")
+    genomes = [c.genome for c in pool]
+    everywhere = {genome for genome in genomes if all(one.keeps(genome) for one in nominated.tried)}
+    histories = dict(zip(genomes, trials.run(genomes, engine, tick), strict=True))
+
+    def entry(item: Candidate, plain: str | None) -> Entry:
+        assert item.measured_ms is not None
+        history = histories[item.genome]
+        role: Literal["candidate", "reference"] = "reference" if item.genome == plain else "candidate"
+        return Entry(role, item, item.measured_ms, item.genome in everywhere, *outcome(history), history)
+
+    entries = {
+        device: sorted(
+            (entry(c, nominated.references.get(device)) for c in own), key=lambda e: (e.val_loss, e.candidate.genome)
+        )
+        for device, own in standing.items()
+    }
+    write_json(folder / "shortlist.json", {device: [asdict(e) for e in own] for device, own in entries.items()})
 
 
-def load_shortlist(folder: Path) -> list[Entry]:
-    """Read the entries, the best on validation first."""
-    rows: list[dict[str, Any]] = read_json(folder / "shortlist.json")
+def load_shortlist(folder: Path, device: str) -> list[Entry]:
+    """Read the entries of a device, the best on validation first."""
+    rows: list[dict[str, Any]] = read_json(folder / "shortlist.json")[device]
     return [Entry(**(row | {"candidate": Candidate(**row["candidate"])})) for row in rows]

@@ -38,8 +38,8 @@ class SpaceReport:
             GateError: saying which is the tightest.
         """
         if not self.satisfiable:
-            found = self.tightest()
-            raise GateError("no network of the space keeps the budgets", found=found, fix="raise that budget")
+            message = f"no network of the space keeps the budgets of {self.limits.device}"
+            raise GateError(message, found=self.tightest(), fix="raise that budget")
 
     def quantities(self) -> dict[str, dict[str, float | None]]:
         """Minimum, median and maximum of size, latency (its upper bound), MACs and parameters; and the limits."""

@@ -11,9 +11,10 @@ from factory.cost.latency import LatencyModel, Law
 from factory.cost.table import Table
 from factory.profiles import BudgetLimits, SpaceLimits
 from factory.score.protocol import FACTORY
+from factory.score.ranking import Ranking
 from factory.search.candidate import Pricing
-from factory.search.run import Measuring
 from factory.search.scorer import Scorer
+from factory.search.target import Target
 from factory.spaces.deployable import Deployable
 from factory.spaces.plan import Input, Plan
 from factory.spaces.residual import random_genome
@@ -37,6 +38,7 @@ class MadeUpBook:
 
     factor: float = 1.0
     spread: float = 0.0
+    away: bool = False
     asked: list[list[Plan]] = field(default_factory=list)
 
     def measure(self, plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:
@@ -48,6 +50,19 @@ class MadeUpBook:
         seed = int(1e6 * features(plan).sum())
         off = math.exp(self.spread * np.random.default_rng(seed).standard_normal())
         return self.factor * off * float(features(plan) @ np.array(WEIGHTS))
+
+
+@dataclass
+class Measuring:
+    """A table of measured networks, and what measures."""
+
+    table: Table
+    book: MadeUpBook
+
+
+def aimed(pricing: Pricing, measuring: Measuring, ranking: Ranking) -> Target:
+    """A kind of station with those prices and timings."""
+    return Target(pricing, measuring.table, measuring.book, ranking)
 
 
 @pytest.fixture

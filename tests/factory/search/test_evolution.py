@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from export.runtime.errors import GateError
+from factory.cost.latency import LatencyModel
+from factory.cost.table import Table
 from factory.engine import Serial
 from factory.profiles import SearchSettings
 from factory.score.ranking import Regularised
@@ -19,9 +21,11 @@ from factory.search.run import evolve
 from factory.search.scorer import Scorer
 from factory.search.space import smallest_genomes
 from factory.search.state import open_state
+from factory.search.target import Target
 from factory.spaces.deployable import Deployable
 from factory.spaces.network import build
 from factory.spaces.residual import parse, plan, random_genome
+from tests.factory.search.conftest import MadeUpBook, known_law
 
 PricingOf = Callable[..., Pricing]
 SETTINGS = SearchSettings(candidates=60, population=12, repeats=1, workers=1)
@@ -32,6 +36,11 @@ RANKING = Regularised(SIZE)
 @pytest.fixture
 def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evolution, "TRIES", 300)
+
+
+def priced(pricing: Pricing) -> Target:
+    """A kind of station on which nothing was measured."""
+    return Target(pricing, Table(pricing.picture, 2, {}, LatencyModel(known_law())), MadeUpBook(), RANKING)
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -48,7 +57,7 @@ def evolved(
             raise Interrupted
 
     with open_state(path) as state:
-        return evolve(settings, pricing, RANKING, scorer, Serial(), state, tick)
+        return evolve(settings, [priced(pricing)], scorer, Serial(), state, tick)
 
 
 def test_every_candidate_is_new_keeps_the_budgets_and_is_what_it_says(
@@ -108,7 +117,7 @@ def test_a_search_that_is_done_asks_for_nothing_more(tmp_path: Path, pricing_of:
     found = evolved(tmp_path / "s", pricing_of(), scorer)
     ticks: list[int] = []
     with open_state(tmp_path / "s") as state:
-        again = evolve(SETTINGS, pricing_of(), RANKING, scorer, Serial(), state, ticks.append)
+        again = evolve(SETTINGS, [priced(pricing_of())], scorer, Serial(), state, ticks.append)
     assert again == found
     assert ticks == [60]
 
@@ -116,7 +125,7 @@ def test_a_search_that_is_done_asks_for_nothing_more(tmp_path: Path, pricing_of:
 def test_progress_counts_every_candidate_once(tmp_path: Path, pricing_of: PricingOf, scorer: Scorer) -> None:
     ticks: list[int] = []
     with open_state(tmp_path / "s") as state:
-        evolve(SETTINGS, pricing_of(), RANKING, scorer, Serial(), state, ticks.append)
+        evolve(SETTINGS, [priced(pricing_of())], scorer, Serial(), state, ticks.append)
     assert sorted(set(ticks)) == list(range(61))
     assert ticks == sorted(ticks)
 

@@ -15,11 +15,11 @@ from factory.profiles import SearchSettings
 from factory.score.ranking import PowerLaw, Ranking
 from factory.search.candidate import Candidate, Pricing, pareto, standing
 from factory.search.refit import MOST, Proof, Round, measure_front
-from factory.search.run import Found, Measuring, load_search, search
+from factory.search.run import Found, load_search, search
 from factory.spaces.plan import Plan
 from factory.spaces.residual import parse, plan, random_genome
 from factory.training.pictures import standard
-from tests.factory.search.conftest import PICTURE, MadeUpBook
+from tests.factory.search.conftest import PICTURE, MadeUpBook, Measuring, aimed
 
 PricingOf = Callable[..., Pricing]
 MeasuringOf = Callable[..., Measuring]
@@ -45,11 +45,10 @@ def searched(
     folder.mkdir(exist_ok=True)
     settings = SearchSettings(candidates=40, population=10, repeats=1)
     search(
-        settings, priced(pricing, measuring), measuring, ranking, data.train, standard(data.train.images), Serial(),
-        folder, lambda _: None, lambda _: None,
+        settings, [aimed(priced(pricing, measuring), measuring, ranking)], data.train, standard(data.train.images),
+        Serial(), folder, lambda _: None, lambda _: None,
     )  # fmt: skip
-    assert isinstance(measuring.book, MadeUpBook)
-    return load_search(folder), measuring.book
+    return load_search(folder, "bench"), measuring.book
 
 
 def truth(found: Found, book: MadeUpBook) -> dict[str, float]:
@@ -144,8 +143,8 @@ def test_a_search_killed_between_two_scores_ends_as_if_it_had_not_been(
         (tmp_path / "a").mkdir(exist_ok=True)
         with pytest.raises(Killed):
             search(
-                settings, priced(pricing_of(), measuring), measuring, MACS, data.train, standard(data.train.images),
-                Serial(), tmp_path / "a", tick, lambda _: None,
+                settings, [aimed(priced(pricing_of(), measuring), measuring, MACS)], data.train,
+                standard(data.train.images), Serial(), tmp_path / "a", tick, lambda _: None,
             )  # fmt: skip
     for name in ("a", "b"):
         searched(tmp_path / name, pricing_of(), measuring, data)
@@ -160,17 +159,17 @@ def test_only_the_unmeasured_of_the_front_are_measured_the_best_first(
     front = candidates(pricing, MOST + 10)
     known = {front[3].genome: 0.1}
     table = measuring.table.with_measured(known)
-    standing_ = standing(front, pricing.relearned(table.model), table.measured, MACS)
     book = MadeUpBook()
-    after, done = measure_front(standing_, pricing, table, book)
-    fresh = [c for c in standing_ if c.measured_ms is None]
+    target = aimed(pricing.relearned(table.model), Measuring(table, book), MACS)
+    after, done = measure_front(front, target)
+    fresh = [c for c in pareto(target.standing(front)) if c.measured_ms is None]
     assert done.measured == min(MOST, len(fresh)) == len(book.asked[0])
     best = sorted(fresh, key=lambda c: -c.score)[:MOST]
     assert book.asked == [[table.plan(c.genome) for c in best]]
-    assert after.measured == table.measured | dict(
+    assert after.table.measured == table.measured | dict(
         zip([c.genome for c in best], MadeUpBook().measure(book.asked[0], lambda: None), strict=True)
     )
-    assert measure_front([], pricing, table, book) == (table, Round(0, 0, 0, 0.0))
+    assert measure_front([], target) == (target, Round(0, 0, 0, 0.0))
 
 
 def test_a_round_counts_what_broke_its_bound_and_what_broke_the_budget(
@@ -178,12 +177,12 @@ def test_a_round_counts_what_broke_its_bound_and_what_broke_the_budget(
 ) -> None:
     measuring = measuring_of()
     pricing = priced(pricing_of(WIDER, 100.0), measuring)
-    front = standing(candidates(pricing, 60), pricing, {}, MACS)[:MOST]
+    told = candidates(pricing, 60)
     slow = MadeUpBook(1.5)
-    _, done = measure_front(front, pricing, measuring.table, slow)
+    _, done = measure_front(told, aimed(pricing, Measuring(measuring.table, slow), MACS))
     (plans,) = slow.asked
     real = MadeUpBook(1.5).measure(plans, lambda: None)
-    uppers = {measuring.table.plan(c.genome): pricing.costs(parse(c.genome)).latency_upper_ms for c in front}
+    uppers = {measuring.table.plan(c.genome): pricing.costs(parse(c.genome)).latency_upper_ms for c in told}
     assert done.above_bound == sum(ms > uppers[p] for p, ms in zip(plans, real, strict=True)) > 0
     assert done.over_budget == sum(ms > WIDER for ms in real) > 0
     assert done.median_error == pytest.approx(1 / 3, abs=0.05)  # predicted 1 where 1.5 was measured

@@ -14,12 +14,13 @@ from factory.engine import Serial, engine
 from factory.profiles import SearchSettings
 from factory.score.ranking import PowerLaw, Regularised
 from factory.search.candidate import Pricing, pareto, ranked
-from factory.search.run import Measuring, load_search, regulariser, search
+from factory.search.run import load_search, regulariser, search
 from factory.search.saturation import SATURATED, least_saturated
 from factory.search.scorer import Scorer, score_images
 from factory.search.space import survey
 from factory.spaces.residual import parse, random_genome
 from factory.training.pictures import Standard, standard
+from tests.factory.search.conftest import Measuring, aimed
 
 PricingOf = Callable[..., Pricing]
 MeasuringOf = Callable[..., Measuring]
@@ -32,9 +33,8 @@ def searched(folder: Path, pricing: Pricing, measuring: Measuring, data: Dataset
     ranking = Regularised(regulariser(survey(pricing)))
     norm = standard(data.train.images)
     with engine("processes", workers, None) as workers_:
-        search(
-            settings, pricing, measuring, ranking, data.train, norm, workers_, folder, lambda _: None, lambda _: None
-        )
+        target = aimed(pricing, measuring, ranking)
+        search(settings, [target], data.train, norm, workers_, folder, lambda _: None, lambda _: None)
     assert [path.name for path in folder.iterdir()] == ["search.json"]
     return (folder / "search.json").read_bytes()
 
@@ -46,7 +46,7 @@ def test_two_processes_find_what_one_finds_to_the_last_bit(
     one = searched(tmp_path / "1", pricing_of(), measuring_of(), data, workers=1)
     assert searched(tmp_path / "2", pricing_of(), measuring_of(), data, workers=2) == one
     document = json.loads(one)
-    found = load_search(tmp_path / "1")
+    found = load_search(tmp_path / "1", "bench")
     assert document["evaluated"] == found.evaluated == 30
     assert len(found.candidates) > 20
     assert found.candidates == ranked(found.candidates)
@@ -67,13 +67,39 @@ def test_the_least_saturated_protocol_is_chosen_and_a_saturated_one_is_said(
     said: list[str] = []
     settings = SearchSettings(candidates=20, population=10, repeats=1)
     ranking = PowerLaw((("macs", 1.0),))
-    search(
-        settings, pricing_of(), measuring_of(), ranking, train, norm, Serial(), tmp_path, lambda _: None, said.append
-    )
+    target = aimed(pricing_of(), measuring_of(), ranking)
+    search(settings, [target], train, norm, Serial(), tmp_path, lambda _: None, said.append)
     assert any("saturated" in text for text in said) == (tried[0].saturation > SATURATED)
-    found = load_search(tmp_path)
+    found = load_search(tmp_path, "bench")
     assert found.protocol == replace(tried[0].protocol, repeats=1)
     assert all(c.score == pytest.approx(c.macs) for c in found.candidates)
+
+
+def test_one_search_serves_a_roomy_and_a_tight_kind_of_station(
+    tmp_path: Path, pricing_of: PricingOf, measuring_of: MeasuringOf, data_of: DataOf
+) -> None:
+    """Of random networks almost none keep the tight budgets: those that are found were sought for them."""
+    train = data_of(side=16).train
+    ranking = PowerLaw((("macs", 1.0),))
+    law = measuring_of().table.model
+    roomy, tight = pricing_of(2.0, 1.0).relearned(law), pricing_of(0.15, 0.02).relearned(law)
+    here = aimed(roomy, measuring_of(), ranking)
+    limits = tight.limits.model_copy(update={"device": "tight"})
+    there = aimed(Pricing(tight.picture, 2, limits, law), measuring_of(factor=0.9), ranking)
+    settings = SearchSettings(candidates=60, population=20, repeats=1)
+    search(settings, [here, there], train, standard(train.images), Serial(), tmp_path, lambda _: None, lambda _: None)
+    own, other = load_search(tmp_path, "bench"), load_search(tmp_path, "tight")
+    assert own.evaluated == other.evaluated == 60
+    assert len(own.candidates) > 40 and 15 < len(other.candidates) < 60
+    for found, pricing in ((own, roomy), (other, tight)):
+        assert found.front == pareto(found.candidates)
+        assert found.proof.settled
+        assert all(c.known_ms <= pricing.limits.latency_ms and c.size_mb <= pricing.limits.size_mb for c in found.front)
+    shared = {c.genome: c for c in own.candidates}
+    assert sum(c.genome in shared for c in other.candidates) > 15  # what keeps the tight budgets keeps the roomy ones
+    assert all(shared[c.genome].swap == c.swap for c in other.candidates if c.genome in shared)
+    drawn = [roomy.costs(random_genome(np.random.default_rng(seed), roomy.picture)) for seed in range(200)]
+    assert sum(map(tight.keeps, drawn)) < 30
 
 
 def test_a_score_does_not_depend_on_the_threads_of_its_process(scorer: Scorer, pricing_of: PricingOf) -> None:

@@ -10,13 +10,14 @@ from factory.engine import Serial
 from factory.profiles import SearchSettings
 from factory.score.ranking import PowerLaw
 from factory.search.candidate import Pricing
-from factory.search.run import Measuring, search
+from factory.search.run import search
 from factory.search.space import smallest_genomes, survey
 from factory.spaces.deployable import Deployable
 from factory.spaces.plan import Input
 from factory.spaces.residual import fits_input, parse, random_genome
 from factory.spaces.restriction import allowed, allows, choices, draw, parse_restriction
 from factory.training.pictures import standard
+from tests.factory.search.conftest import Measuring, aimed
 
 PricingOf = Callable[..., Pricing]
 
@@ -68,10 +69,12 @@ def test_a_search_never_leaves_the_limited_space(
     train = data_of(side=16).train
     settings = SearchSettings(candidates=40, population=10, repeats=1)
     search(
-        settings, pricing_of(space=LIMITS), measuring_of(), PowerLaw((("macs", 1.0),)), train, standard(train.images),
-        Serial(), tmp_path, lambda _: None, lambda _: None,
+        settings, [aimed(pricing_of(space=LIMITS), measuring_of(), PowerLaw((("macs", 1.0),)))], train,
+        standard(train.images), Serial(), tmp_path, lambda _: None, lambda _: None,
     )  # fmt: skip
-    genomes = [row["genome"] for row in json.loads((tmp_path / "search.json").read_text())["candidates"]]
+    genomes = [
+        row["genome"] for row in json.loads((tmp_path / "search.json").read_text())["targets"]["bench"]["candidates"]
+    ]
     assert len(set(genomes)) > 30
     for genome in genomes:
         assert not any(forbidden in genome for forbidden in ("bottle", "_d3", "_d4"))
