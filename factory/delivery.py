@@ -17,7 +17,7 @@ from export.runtime.engine_builder import build_engine
 from export.runtime.engines import OnnxRunner
 from export.runtime.timing import PUBLISHED, Summary, random_frames, time_variants
 from export.runtime.timing import Variant as Timed
-from factory.cost.book import LatencyBook, figures, frame_of, open_runner
+from factory.cost.book import LatencyBook, figures, frame_of, open_runner, runs_here
 from factory.data.dataset import Dataset, Part
 from factory.profiles import DeviceProfile, LineProfile
 from factory.spaces.plan import Plan
@@ -51,9 +51,9 @@ def logits_at(
 ) -> NDArray[np.float32]:
     """Logits (N, K) of images by a model that is made for `place`, as near to it as this machine comes.
 
-    The device itself where ONNX Runtime runs it; TensorRT, whose engines run at the station, as the graph stands.
+    The device's own runtime where it runs here; one that runs at the station alone, as the graph stands.
     """
-    if place == "tensorrt" or not device.runtime.startswith("onnxruntime"):
+    if place == "tensorrt" or not runs_here(device):
         return literal_logits(model, images)
     return infer(open_runner(model, plan, device), images)
 
@@ -106,6 +106,7 @@ def export_network(
     write_json(
         folder / "gate.json",
         {
+            "device": device.name,
             "threshold": reference.threshold,
             "parity": asdict(parity),
             "opset": OPSET,
@@ -123,7 +124,8 @@ def _engines(device: DeviceProfile, made: Sequence[Variant], folder: Path) -> li
         engine = build_engine(variant.model, device.engine, timings())
         name = f"{device.name}.{variant.precision}.engine"
         write_atomic(folder / name, engine.plan)
-        rows.append({"model": variant.name, "engine": asdict(engine.entry(name, variant.precision))})
+        entry = asdict(engine.entry(name, variant.precision))
+        rows.append({"device": device.name, "model": variant.name, "engine": entry})
     return rows
 
 
@@ -175,7 +177,7 @@ def _timed(
 def accept(
     line: LineProfile,
     device: DeviceProfile,
-    models: Mapping[str, tuple[bytes, Plan, float | None]],
+    models: Mapping[str, tuple[Place, bytes, Plan, float | None]],
     plain: Network,
     exact_threshold: float | None,
     test: Part,
@@ -188,8 +190,8 @@ def accept(
     the float32 model, as well.
     """
     rows = []
-    for number, (genome, (model, plan, threshold)) in enumerate(models.items()):
-        logits = infer(open_runner(model, plan, device), test.images)
+    for number, (genome, (place, model, plan, threshold)) in enumerate(models.items()):
+        logits = logits_at(place, model, plan, device, test.images)
         rows.append(judge(genome, line, test, logits, threshold).as_json())
         if number == 0:
             write_array(folder / "logits.npy", logits)

@@ -27,7 +27,7 @@ def told_models(chosen: Delivered) -> dict[str, dict[str, Any]]:
     The first is the delivered one; then come those that engines were built from, where that is another.
     """
     delivered = chosen.variant
-    sources = {engine["model"] for engine in chosen.gate["engines"]} - {delivered["path"]}
+    sources = {engine["model"] for engine in chosen.engines} - {delivered["path"]}
     rows = [row for row in chosen.gate["variants"] if row["path"] in sources]
     # Its float32 file is called as the delivered one is.
     others = {f"engines/{row['path']}": row for row in rows}

@@ -7,6 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from export.runtime.engine_builder import require_builder
+from export.runtime.errors import EnvironmentLacks
 from export.runtime.image import RESIZE_RULE
 from factory import progress
 from factory.cost.book import LatencyBook
@@ -50,12 +52,29 @@ class Groundwork:
         self._workers = workers or Workers("processes", None)
         self.workspace = workspace or Workspace(runs, line.name, say)
         self.device: DeviceProfile = load_device(line.budget.device)
-        self.engines = tuple(
-            engine_device(name) for name in line.export.also_for
-        )  # refused now, not after the training
+        self._also = tuple(engine_device(name) for name in line.export.also_for)  # refused now, not after the training
         self.compute: Compute = this_machine()
         self.picture = Input(line.input.height, line.input.width, line.input.channels)
         self.classes = len(line.classes.labels)
+
+    @cached_property
+    def engines(self) -> tuple[DeviceProfile, ...]:
+        """Devices whose engines go into the bundle: those asked for, and the line's own if one can be built here.
+
+        Raises:
+            EnvironmentLacks: if one that is asked for cannot be built here.
+        """
+        for device in self._also:
+            require_builder(device.engine.runtime)
+        if self.device.name in self.line.export.also_for or self.device.runtime.startswith("onnxruntime"):
+            return self._also
+        try:
+            require_builder(self.device.engine.runtime)
+        except EnvironmentLacks as lacking:
+            self._say(f"no engine for {self.device.name} is built here: {lacking.message}")
+            self._say("the bundle will carry the ONNX model; at the station: station rebuild-engine BUNDLE")
+            return self._also
+        return (self.device, *self._also)
 
     # images
 

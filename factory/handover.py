@@ -52,7 +52,7 @@ def _draft(results: Results) -> Draft:
     size, classes = line.input, line.classes
     engines = tuple(
         replace(shape(Engine, row["engine"], "engine"), path=f"engines/{row['engine']['path']}")
-        for row in chosen.gate["engines"]
+        for row in chosen.engines
     )
     (model, decision, golden), *others = [
         _told(line, row, path, chosen.gate["opset"]) for path, row in told_models(chosen).items()
@@ -143,7 +143,7 @@ def pack_bundle(results: Results, root: Path, key: Path, folder: Path) -> None:
         UsageError: if the key or a golden picture cannot be read.
     """
     export_folder = results.chosen.export.path
-    engines = [row["engine"]["path"] for row in results.chosen.gate["engines"]]
+    engines = [row["engine"]["path"] for row in results.chosen.engines]
     files = golden_files(results, root) | {
         **{path: ("model", export_folder / row["path"]) for path, row in told_models(results.chosen).items()},
         **{f"engines/{path}": ("engine", export_folder / path) for path in engines},

@@ -85,7 +85,7 @@ def verdict(kinds: Sequence[Served]) -> str:
     costs = [
         f"nothing on {kind.device}"
         if kind.own.candidate.genome == shared.candidate.genome
-        else f"{kind.points:+.1f} points of balanced accuracy and {kind.loss:+.3f} of loss on {kind.device}"
+        else f"{kind.points:.1f} points of balanced accuracy and {kind.loss:.3f} of loss on {kind.device}"
         for kind in kinds
     ]
     return f"One network for all, {shared.candidate.genome}, would cost {', '.join(costs)}, by the short trainings."

@@ -64,6 +64,13 @@ class Delivered:
         return document
 
     @property
+    def engines(self) -> list[dict[str, Any]]:
+        """Engines that go into the bundle: of the budget's device in this precision, of others in every one built."""
+        rows: list[dict[str, Any]] = self.gate["engines"]
+        own = self.gate["device"]
+        return [row for row in rows if row["device"] != own or row["model"] == self.variant["path"]]
+
+    @property
     def threshold(self) -> float | None:
         """Operating threshold chosen on validation images, of this precision."""
         value: float | None = self.variant["threshold"]

@@ -40,8 +40,9 @@ class Run(Trainings):
     @cached_property
     def reference(self) -> Delivered | None:
         """The plain residual network of the same budgets, trained without noise; None if none fits or it is chosen."""
+        chosen = self.chosen  # first: on the way there the plain networks are measured among others, in one walk
         genome = plain_reference(self.pricing, self.latency_table, self.book)
-        return None if genome is None or genome == self.chosen.genome else self._deliver(genome, PLAIN)
+        return None if genome is None or genome == chosen.genome else self._deliver(genome, PLAIN)
 
     def _deliver(self, genome: str, way: Way) -> Delivered:
         trained, collapsed = self.train_stage(genome, way), self.collapse_stage(genome, way)
@@ -137,7 +138,7 @@ class Run(Trainings):
         }
 
         def work(folder: Path) -> None:
-            judged = {n.genome: (n.model, n.plan, n.threshold) for n in self.delivered}
+            judged = {n.genome: (n.variant["place"], n.model, n.plan, n.threshold) for n in self.delivered}
             plain = load_plain(self.chosen.plan, self.chosen.collapse.path)
             test, exact = self.data.test, self.chosen.threshold
             delivery.accept(self.line, self.device, judged, plain, exact, test, self.norm, folder)

@@ -69,6 +69,7 @@ class Trainings(Selection):
     @cached_property
     def ways(self) -> dict[str, Way]:
         """How the chosen genome is trained: plain, and with the profile's noise and by its teacher where it has any."""
+        _ = self.engines  # fails before the work, not behind it
         found = [PLAIN]
         if self._noisy != PLAIN:
             found.append(self._noisy)

@@ -78,6 +78,13 @@ def as_engine_runtime(runtime: Runtime) -> EngineRuntime:
     )
 
 
+def require_builder(runtime: EngineRuntime) -> None:
+    """Raise EnvironmentLacks where engines of a runtime cannot be built: no library, or no GPU where it needs one."""
+    load(runtime)
+    if runtime == "tensorrt":
+        cuda.gpu()
+
+
 def build_engine(model: bytes, options: EngineOptions, timings: Path | None = None) -> BuiltEngine:
     """Build an engine from a serialised ONNX model that takes uint8 frames (N, H, W, C).
 

@@ -26,15 +26,18 @@ SECONDS: Final = 0.05
 
 def is_away(device: DeviceProfile) -> bool:
     """Whether a device's latencies come from its station: its profile says so, or its runtime cannot run here."""
-    if device.measured == "station" or not device.runtime.startswith("onnxruntime"):
-        return True
-    if device.runtime == "onnxruntime-cpu":
-        return False
+    return device.measured == "station" or not runs_here(device)
+
+
+def runs_here(device: DeviceProfile) -> bool:
+    """Whether this machine has the runtime of a device, if it is one that runs the ONNX file itself."""
+    if device.runtime != "onnxruntime-cuda":
+        return device.runtime == "onnxruntime-cpu"
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        return True
-    return "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+        return False
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def frame_of(plan: Plan) -> Frame:
