@@ -31,6 +31,7 @@ class LatencyTable:
         ms: float64 (N, D).
         features: float64 (N, F), the first 1, then what a device is charged for.
         operators: float64 (N, K), how often each operator occurs, and 1.
+        places: float64 (N, P), 1 and whether each operator is in each place: what a table of every place charges for.
         macs: float64 (N,), of one picture.
         params: float64 (N,).
     """
@@ -40,6 +41,7 @@ class LatencyTable:
     ms: Floats
     features: Floats
     operators: Floats
+    places: Floats
     macs: Floats
     params: Floats
 
@@ -67,6 +69,13 @@ def _read(path: Path) -> list[dict[str, str]]:
 def _with_one(columns: list[list[float]]) -> Floats:
     rows = np.array(columns, np.float64)
     return np.column_stack([np.ones(len(rows)), rows])
+
+
+def _places(choices: list[list[int]]) -> Floats:
+    """1, and one indicator for each operator in each place, of networks given as one operator's number a place."""
+    rows = np.array(choices)
+    indicators = (rows[:, :, None] == np.arange(rows.max() + 1)).reshape(len(rows), -1)
+    return np.column_stack([np.ones(len(rows)), indicators])
 
 
 def _reached(operations: list[str]) -> list[bool]:
@@ -109,13 +118,15 @@ def nasbench201(bench: Path) -> LatencyTable:
     rows = _read(bench / "nb201_latency_dev.csv")
     cells = {row["idx"]: row for row in _read(bench / "nb201_dev.csv")}
     devices = tuple(name for name in rows[0] if name != "idx")
-    made = [_cell(cells[row["idx"]]["arch"]) for row in rows]
+    archs = [cells[row["idx"]]["arch"] for row in rows]
+    made = [_cell(arch) for arch in archs]
     return LatencyTable(
         "nasbench201",
         devices,
         np.array([[float(row[name]) for name in devices] for row in rows]),
         _with_one([features for features, _ in made]),
         _with_one([operators for _, operators in made]),
+        _places([[OPERATIONS.index(op) for op in NasBench201().parse(arch)] for arch in archs]),
         np.array([float(cells[row["idx"]]["macs_m"]) * 1e6 for row in rows]),
         np.array([float(cells[row["idx"]]["params_m"]) * 1e6 for row in rows]),
     )
@@ -162,6 +173,7 @@ def fbnet(bench: Path) -> LatencyTable:
         np.array([[float(row[name]) for name in devices] for row in rows]),
         np.column_stack([np.ones(len(rows)), counted]),
         _with_one([operators for _, operators in made]),
+        _places([list(map(int, row["arch"].split())) for row in rows]),
         counted[:, 3:6].sum(1),
         counted[:, 7],
     )

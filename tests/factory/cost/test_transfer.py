@@ -76,6 +76,25 @@ def test_many_devices_of_a_table_teach_a_new_one_from_twenty_measurements() -> N
     assert np.mean(np.abs(taught / new[test] - 1) <= 0.1) > 0.9
 
 
+def test_teachers_that_know_each_place_teach_more_than_those_that_know_counts() -> None:
+    """Tables of 8 places with 4 operators; the new device's is a mixture of two others' that no count describes."""
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(4, size=(400, 8))
+    at = (chosen[:, :, None] == np.arange(4)).astype(float)
+    places = np.column_stack([np.ones(400), at.reshape(400, -1)])
+    counts = np.column_stack([np.ones(400), at.sum(1)])
+    tables = rng.lognormal(0, 1, (3, 33))
+    new = np.array([sum(1.5 * t[0] + t[1:].reshape(8, 4)[range(8), row].sum() for t in tables[:2]) for row in chosen])
+    devices = [places @ table * rng.lognormal(0, 0.05, 400) for table in tables]
+    known, train, test = slice(0, 150), slice(150, 170), slice(170, None)
+    ranks = []
+    for terms in (counts, places):
+        said = np.column_stack([fit_law(terms[known], ms[known]).predict(terms) for ms in devices])
+        taught = fit_transfer(counts[train], said[train], new[train]).predict(np.column_stack([counts, said])[test])
+        ranks.append(spearmanr(taught, new[test])[0])
+    assert ranks[0] < 0.9 < 0.97 < ranks[1]
+
+
 def test_a_taught_model_reads_its_teachers() -> None:
     plans = drawn(20, seed=1)
     model = fit_latency(plans, list(timed(plans)), [teacher(np.full(OWN, 3.0))])
