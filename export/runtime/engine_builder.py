@@ -18,6 +18,7 @@ from export.runtime.manifest import Engine, Hardware, Runtime, is_batch_profile
 from export.runtime.tensorrt_library import NAMES, EngineRuntime, Words, load
 from export.runtime.timing_cache import TimingCache
 
+TIMINGS: Final = "timings"  # the folder of the timing caches in a station's store
 _LEVELS: Final[dict[Hardware, str]] = {
     "this-gpu": "NONE",
     "same-capability": "SAME_COMPUTE_CAPABILITY",

@@ -12,8 +12,8 @@ from export.runtime.decision import softmax
 from export.runtime.errors import EnvironmentLacks
 from export.runtime.manifest import Draft, Engine, Manifest, Runtime, Variant, variant_of
 from export.runtime.ort_runner import OnnxRunner
-from export.runtime.tensorrt_library import NAMES
-from export.runtime.trt_runner import REBUILD, EngineRunner
+from export.runtime.tensorrt_library import NAMES, EngineRuntime
+from export.runtime.trt_runner import EngineRunner, rebuild
 from export.runtime.trust import VerifiedBundle
 
 __all__ = ["EngineRunner", "OnnxRunner", "Opened", "Runner", "contract_of", "fitting", "open_runner", "softmax"]
@@ -85,14 +85,19 @@ def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, byt
     return Opened(EngineRunner(own[1], own[0], contract), variant_of(manifest, own[0].model_sha256))
 
 
-def fitting(manifest: Manifest, runtime: Runtime) -> Engine:
+def fitting(manifest: Manifest, runtime: EngineRuntime) -> Engine:
     """Return the engine for the GPU here: one built for it goes before a portable one, else the first in the manifest.
 
     Raises EnvironmentLacks where the bundle holds none, or several and no GPU is here to choose by.
     """
     engines = [engine for engine in manifest.engines if engine.runtime == runtime]
     if not engines:
-        raise EnvironmentLacks(f"the bundle holds no {NAMES[runtime]} engine", fix=REBUILD)
+        raise EnvironmentLacks(
+            f"the bundle holds no {NAMES[runtime]} engine",
+            expected=f"an engine for {runtime}",
+            found=", ".join(f"{engine.path} for {engine.runtime}" for engine in manifest.engines) or "no engine at all",
+            fix=rebuild(runtime),
+        )
     if len(engines) == 1:  # whether it fits is told by whoever opens it
         return engines[0]
     capability = cuda.gpu().capability

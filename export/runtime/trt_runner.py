@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import cuda
-from export.runtime.contract import Contract, mismatch
-from export.runtime.errors import EnvironmentLacks, UsageError
+from export.runtime.contract import Contract, check_batch, mismatch
+from export.runtime.errors import EnvironmentLacks
 from export.runtime.manifest import Engine
-from export.runtime.tensorrt_library import NAMES, Words, header_version, load
+from export.runtime.tensorrt_library import NAMES, EngineRuntime, Words, header_version, load, rebuild_command
 
-REBUILD: Final = "Build an engine for this station: station rebuild-engine BUNDLE"
+_BATCH_FIX: Final = "Send other batches, or set `batch` in the device profile and build the engine again"
+_OLD_DRIVER: Final = "OLD_CUDA_DRIVER"
+
+
+def rebuild(runtime: EngineRuntime) -> str:
+    """Return the fix where another engine of the same model is needed."""
+    return f"Build an engine for this station: {rebuild_command(runtime)}"
 
 
 class EngineRunner:
@@ -83,13 +89,7 @@ class EngineRunner:
         self._contract.check(frames)
         least, _, most = self._entry.batch
         number = len(frames)
-        if not least <= number <= most:
-            raise UsageError(
-                "the engine does not take so many frames at once",
-                expected=f"a batch of {least}" if least == most else f"a batch of {least} to {most}",
-                found=f"a batch of {number}",
-                fix="Send other batches, or set `batch` in the device profile and build the engine again",
-            )
+        check_batch(number, least, most, _BATCH_FIX)
         self._frames.array[:number] = frames
         self._stream.to_device(self._input, self._frames, self._frames.array[:number].nbytes)
         if number not in self._launches:
@@ -149,7 +149,7 @@ def check_version(engine: Engine, version: str) -> None:
             f"the engine was built by another version of {NAMES[engine.runtime]}",
             expected=f"{engine.version}{' or later' if engine.version_compatible else ''}",
             found=version,
-            fix=f"Install that version, or: {REBUILD}",
+            fix=f"Install that version. Or: {rebuild(engine.runtime)}",
         )
 
 
@@ -161,7 +161,7 @@ def check_gpu(engine: Engine, gpu: cuda.Gpu) -> None:
             "the engine was built for another GPU",
             expected=f"compute capability {wanted}",
             found=f"{gpu.capability} ({gpu.name})",
-            fix=REBUILD,
+            fix=rebuild(engine.runtime),
         )
 
 
@@ -193,7 +193,12 @@ def _deserialise(trt: Any, runtime: Any, plan: bytes, engine: Engine, words: Wor
     if opened is None:
         hint = header_version(plan)
         said = words.take() if hint is None else f"{words.take()} (the plan's header names version {hint})"
-        raise EnvironmentLacks(f"{NAMES[engine.runtime]} does not open the engine", found=said, fix=REBUILD)
+        raise EnvironmentLacks(
+            f"{NAMES[engine.runtime]} does not open the engine",
+            expected=f"one of {engine.version} for this GPU",
+            found=said,
+            fix=rebuild(engine.runtime),
+        )
     return opened
 
 
@@ -201,7 +206,7 @@ def _check_validity(trt: Any, runtime: Any, plan: bytes, engine: Engine, words: 
     validity, bits = runtime.get_engine_validity(plan)
     if validity == trt.EngineValidity.SUBOPTIMAL:
         logging.getLogger(__name__).warning(
-            "TensorRT-RTX says that the engine is not the fastest for this GPU. %s", REBUILD
+            "TensorRT-RTX says that the engine is not the fastest for this GPU. %s", rebuild(engine.runtime)
         )
     if validity != trt.EngineValidity.INVALID:
         return
@@ -212,7 +217,7 @@ def _check_validity(trt: Any, runtime: Any, plan: bytes, engine: Engine, words: 
         "TensorRT-RTX says that the engine cannot run here",
         expected=f"{engine.version} on a GPU of compute capability {targets}, with a driver that fits it",
         found=", ".join(reasons) or words.take(),
-        fix=REBUILD,
+        fix="Update the GPU's driver" if _OLD_DRIVER in reasons else rebuild(engine.runtime),
     )
 
 

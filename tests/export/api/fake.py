@@ -193,8 +193,9 @@ class Cuda(types.ModuleType):
         self.queue(int(stream), lambda: ctypes.memmove(to, of, size))
 
     def _cudaStreamCreateWithFlags(self, flags: int) -> int:  # noqa: N802
-        self.queues[77] = []
-        return 77
+        handle = max(self.queues, default=76) + 1
+        self.queues[handle] = []
+        return handle
 
     def _cudaStreamDestroy(self, stream: int) -> None:  # noqa: N802
         del self.queues[stream]
