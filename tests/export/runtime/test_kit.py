@@ -29,6 +29,7 @@ from export.runtime.manifest import Signer
 from export.runtime.strictjson import canonical_bytes
 from export.runtime.timing import Effort
 from export.runtime.trust import sign, sign_bundle
+from tests.export.api.fake import installed
 
 FRAME = Frame(height=8, width=8, channels=1, classes=3)
 
@@ -220,13 +221,37 @@ def test_a_kit_for_a_runtime_that_is_not_here_is_refused(
     assert told.startswith("error: the runtime tensorrt is not installed here: expected the package tensorrt")
 
 
+@pytest.mark.parametrize("record", ["tensorrt 11.4", "tensorrt-rtx 1.7"])
+def test_a_runtime_of_engines_gets_one_of_every_network_built_at_the_station(
+    record: str,
+    write_kit: Callable[..., Path],
+    trust: list[Path],
+    station: Said,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = installed(monkeypatch, record)
+    monkeypatch.setattr(fingerprint, "_runtime_version", lambda runtime: f"{runtime} 1.0")
+    out, runtime = tmp_path / "figures", record.partition(" ")[0]
+    code, _, told = station("measure", write_kit(runtime=runtime), "--out", out, "--trust", trust[0])
+    assert code == 0, told
+    assert "built 2 of 2 engines" in told and "measured 4 of 4 turns" in told
+    assert machine.library.names().count("Builder.build_serialized_network") == 2
+    assert machine.library.names().count("Runtime.deserialize_cuda_engine") == 4  # one a turn
+    found = read_measurements(out, load_trusted([tmp_path / "store" / "station.key.pub"]))
+    provider = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[runtime]
+    assert {r.latency.provider for r in found.results} == {f"{provider} {machine.library.__version__}"}
+
+
 def test_two_onnxruntimes_at_the_station_are_refused(
     write_kit: Callable[..., Path], trust: list[Path], station: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fingerprint, "version", lambda name: "1.31.1")
     code, _, told = station("measure", write_kit(), "--out", tmp_path / "figures", "--trust", trust[0])
     assert code == 3
-    assert "left to chance" in told and "Uninstall both" in told
+    assert (
+        "left to chance" in told and "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime\n" in told
+    )
 
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
