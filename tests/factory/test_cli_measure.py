@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.runtime import fingerprint, measuring
 from export.runtime.cli import main as station
@@ -107,10 +107,18 @@ def test_files_are_timed_in_every_way_and_the_machine_is_told(work: Path) -> Non
     assert "CPUExecutionProvider" in shown and "identity: processor" in shown and "circumstances: time" in shown
 
 
-def foreign(path: Path, kind: int, sizes: list[int | str]) -> Path:
-    node = helper.make_node("Identity", ["x"], ["y"])
-    values = [helper.make_tensor_value_info(name, kind, sizes) for name in "xy"]
-    body = helper.make_graph([node], "g", values[:1], values[1:])
+Sizes = list[int | str]
+
+
+def foreign(path: Path, taken: tuple[int, Sizes], given: tuple[int, Sizes]) -> Path:
+    """An ONNX file that takes "x" and gives "y": the frame as numbers, in a matrix whatever its shape."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["real"], to=given[0]),
+        helper.make_node("Reshape", ["real", "shape"], ["y"]),
+    ]
+    shape = numpy_helper.from_array(np.array([1, -1]), "shape")
+    values = [helper.make_tensor_value_info(name, *what) for name, what in (("x", taken), ("y", given))]
+    body = helper.make_graph(nodes, "g", values[:1], values[1:], [shape])
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return path
 
@@ -119,14 +127,41 @@ def test_files_that_are_no_such_model_are_refused(work: Path) -> None:
     (work / "text.onnx").write_text("no model at all")
     refused(measure("cpu-x86", "--model", work / "text.onnx"), 2, "text.onnx is no ONNX file")
     refused(measure("cpu-x86", "--model", work / "none.onnx"), 2, "cannot read", "none.onnx")
-    expected = "expected uint8 (N, height, width, channels) in, (N, classes) out"
-    for kind, sizes, told in (
-        (TensorProto.FLOAT, ["n", 3, 32, 32], "x float (n, 3, 32, 32)"),
-        (TensorProto.UINT8, ["n", "h", "w", 3], "x uint8 (n, h, w, 3)"),
-        (TensorProto.UINT8, ["n", 32, 32, 3], "y uint8 (n, 32, 32, 3)"),
-    ):
-        path = foreign(work / "foreign.onnx", kind, sizes)
-        refused(measure("cpu-x86", "--model", path), 2, expected, told)
+    (work / "empty.onnx").write_bytes(b"")
+    refused(measure("cpu-x86", "--model", work / "empty.onnx"), 2, "found nothing in, nothing out")
+
+
+UINT8, FLOAT, HALF = TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize(
+    ("taken", "given", "told"),
+    [
+        ((FLOAT, ["n", 3, 32, 32]), (FLOAT, ["n", 9]), "x float (n, 3, 32, 32)"),
+        ((FLOAT, ["n", 32, 32, 3]), (FLOAT, ["n", 9]), "x float (n, 32, 32, 3)"),
+        ((UINT8, ["n", 3, 32, 32]), (FLOAT, ["n", 9]), "x uint8 (n, 3, 32, 32)"),
+        ((UINT8, ["n", "h", "w", 3]), (FLOAT, ["n", 9]), "x uint8 (n, h, w, 3)"),
+        ((UINT8, [4, 32, 32, 3]), (FLOAT, [4, 9]), "x uint8 (4, 32, 32, 3)"),
+        ((UINT8, ["n", 32, 32, 3]), (HALF, ["n", 9]), "y float16 (n, 9)"),
+        ((UINT8, ["n", 32, 32, 3]), (FLOAT, ["n", 32, 32, 3]), "y float (n, 32, 32, 3)"),
+    ],
+)
+def test_models_of_another_contract_are_refused(
+    work: Path, taken: tuple[int, Sizes], given: tuple[int, Sizes], told: str
+) -> None:
+    path = foreign(work / "foreign.onnx", taken, given)
+    expected = "expected uint8 (N, height, width, 1 or 3) in, float (N, classes) out, N 1 or any"
+    refused(measure("cpu-x86", "--model", path), 2, expected, told, "factory export")
+
+
+def test_more_frames_than_a_model_takes_are_refused_in_the_words_of_every_runner(work: Path) -> None:
+    """With a batch that is declared to be 1, and with one that is any by its declaration alone."""
+    options = ("--batch", "4", "--rhythm-ms", "0")
+    one = foreign(work / "one.onnx", (UINT8, [1, 4, 4, 1]), (FLOAT, [1, 16]))
+    said = "the network does not take so many frames at once: expected a batch of 1, found a batch of 4"
+    refused(measure("cpu-x86", "--model", one, *options), 2, said, "Send one frame at a time")
+    liar = foreign(work / "liar.onnx", (UINT8, ["n", 4, 4, 1]), (FLOAT, ["n", 16]))
+    refused(measure("cpu-x86", "--model", liar, *options), 1, "expected float32 logits (4, 16), found float32 (1, 64)")
 
 
 def test_the_networks_of_a_line_are_timed_here(work: Path) -> None:
@@ -289,5 +324,9 @@ def test_one_thing_at_a_time(arguments: str, found: str, work: Path) -> None:
 def test_two_onnxruntimes_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (model,) = write_models(work, 1)
     monkeypatch.setattr(fingerprint, "version", lambda name: "1.31.1")
-    refused(measure("cpu-x86", "--model", model), 3, "left to chance", "Uninstall both")
-    refused(measure("cpu-x86", "--line", "tiny"), 3, "left to chance", "Uninstall both")
+    refused(
+        measure("cpu-x86", "--model", model), 3, "left to chance", "pip uninstall onnxruntime onnxruntime-gpu, then"
+    )
+    refused(
+        measure("cpu-x86", "--line", "tiny"), 3, "left to chance", "pip uninstall onnxruntime onnxruntime-gpu, then"
+    )
