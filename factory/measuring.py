@@ -21,7 +21,7 @@ from export.runtime.kit import KIT_DOMAIN, Frame, Kit, KitManifest, Measurements
 from export.runtime.manifest import Signer, canonical_bytes
 from export.runtime.timing import CV_LIMIT, PUBLISHED, Effort, Variant, random_frames, time_variants
 from export.runtime.trust import sign
-from factory.cost.away import Unmeasured, add, forget, load_measured, settings_of, wanted
+from factory.cost.away import Unmeasured, add, forget, load_measured, measured_path, settings_of, wanted
 from factory.cost.book import LatencyBook, is_away, open_model
 from factory.groundwork import Groundwork
 from factory.profiles import DeviceProfile, load_device, load_line
@@ -245,6 +245,8 @@ def pack_kit(name: str, line: str | None, runs: Path, key: Path, destination: Pa
         kit = read_kit(partial_folder, {key_id(private.public_key()): private.public_key()})
         partial_folder.rename(destination)
         fsync_folder(destination.parent)
+    except OSError as error:
+        raise _not_written(destination, error, "name another folder by --kit") from error
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
     return kit
@@ -272,9 +274,17 @@ def take_back(
                 found="; ".join(sorted(map(str, shapes))),
                 fix=f"pack this line's kit: factory measure {device.name} --line {line} --kit DIR",
             )
-    place, fresh = add(device, found)
+    try:
+        place, fresh = add(device, found)
+    except OSError as error:
+        raise _not_written(measured_path(device.name), error, "free some space or give write access there") from error
     forget(runs, device.name, found)
     return found, place, fresh
+
+
+def _not_written(path: Path, error: OSError, fix: str) -> UsageError:
+    found = error.strerror or str(error)
+    return UsageError(f"cannot write {path}", expected="a place with space that can be written", found=found, fix=fix)
 
 
 def _away(name: str) -> DeviceProfile:

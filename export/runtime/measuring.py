@@ -1,5 +1,6 @@
 """A kit measured on this station: every network timed, and one signed file to carry back."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from export.runtime.timing import Effort, Variant, random_frames, time_variants
 
 CARRIED: Final = Effort(rounds=5, seconds=0.2, runs=10, warm_up_s=0.1)  # one walk to the station, many networks
 _SAY_EVERY_S: Final = 5.0
+_BYTES_EACH: Final = 1024  # more than the figures of a network, or those of the machine, take
 
 
 def measure_kit(
@@ -42,9 +44,8 @@ def measure_kit(
     private = station_key(store)
     if not known:
         say(f"made the station's key: {store / NAME} (it stays here), {store / NAME}.pub (for the workstation)")
-    if out.is_dir() or not out.parent.is_dir():  # told now: measuring takes minutes
-        raise _not_written(out, "a folder" if out.is_dir() else "no such folder")
     networks = kit.manifest.networks
+    _check_place(out, len(networks))
     say(f"kit {kit.id}: {len(networks)} networks for device {device.name}, {device.runtime}, threads {device.threads}")
     built = _Progress("built {} of {} engines", len(networks), say)
     variants = [_variant(kit, network, store, built.tick) for network in networks]
@@ -118,6 +119,18 @@ def _variant(kit: Kit, network: Network, store: Path, tick: Callable[[], None]) 
     return Variant(opens, random_frames(frame))
 
 
+def _check_place(out: Path, networks: int) -> None:
+    """Raise UsageError unless so many figures can be written there: told now, since measuring takes minutes."""
+    if out.is_dir():
+        raise _not_written(out, "a folder")
+    beside = out.with_name(f".{out.name}.{os.getpid()}.place")
+    try:
+        write_atomic(beside, bytes(_BYTES_EACH * (networks + 4)))
+        beside.unlink()
+    except OSError as error:
+        raise _not_written(out, error.strerror or str(error)) from error
+
+
 def _write(path: Path, data: bytes) -> None:
     try:
         write_atomic(path, data)
@@ -126,4 +139,6 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _not_written(path: Path, found: str) -> UsageError:
-    return UsageError(f"cannot write {path}", found=found, fix="Name a file in a folder that exists by --out")
+    return UsageError(
+        f"cannot write {path}", found=found, fix="Name a file in a folder with space that can be written, by --out"
+    )

@@ -1,6 +1,8 @@
 """`factory measure` on this machine, and by way of a station: this machine again, from another folder."""
 
+import errno
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -301,6 +303,21 @@ def test_figures_of_another_machine_are_not_mixed_in(work: Path, tmp_path: Path,
         measure("pc-7", "--read", figures, *trust), 2, "on another machine", "found processor another processor",
         "delete profiles/devices/pc-7.measured.json to begin anew",
     )  # fmt: skip
+
+
+def test_a_full_disk_is_told_by_what_could_not_be_written(
+    work: Path, tmp_path: Path, figures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    there = "expected a place with space that can be written, found No space left on device"
+    refused(measure("pc-7", "--kit", "more"), 2, "cannot write more", there, "name another folder by --kit")
+    assert not list(work.glob("*more*"))
+    trust = ("--trust", tmp_path / "store" / "station.key.pub")
+    refused(measure("pc-7", "--read", figures, *trust), 2, "cannot write profiles/devices/pc-7.measured.json", there)
+    assert {path.name for path in (work / "profiles" / "devices").iterdir()} == {"pc-7.toml"}
 
 
 def test_a_device_that_is_here_needs_no_kit(work: Path) -> None:

@@ -1,5 +1,6 @@
 """Kits and the files that come back: a real station, this machine, measures; every refusal is one clear message."""
 
+import errno
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from export.runtime.kit import (
     sha256,
 )  # fmt: skip
 from export.runtime.manifest import Signer
+from export.runtime.station_key import station_key
 from export.runtime.strictjson import canonical_bytes
 from export.runtime.timing import Effort
 from export.runtime.trust import sign, sign_bundle
@@ -258,10 +260,38 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
     write_kit: Callable[..., Path], trust: list[Path], station: Said, tmp_path: Path
 ) -> None:
     kit = write_kit()
-    for out, found in ((tmp_path / "none" / "figures", "no such folder"), (tmp_path, "a folder")):
+    for out, found in ((tmp_path / "none" / "figures", "No such file or directory"), (tmp_path, "a folder")):
         code, _, told = station("measure", kit, "--out", out, "--trust", trust[0])
         assert code == 2
         assert f"cannot write {out}: found {found}" in told and "turns" not in told
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_full_disk_is_told_and_leaves_no_file(
+    when: str,
+    write_kit: Callable[..., Path],
+    trust: list[Path],
+    station: Said,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before anything is measured; or behind it, where something else filled the disk meanwhile."""
+    (tmp_path / "stick").mkdir()
+    station_key(tmp_path / "store")
+    flushed: list[int] = []
+
+    def full(descriptor: int) -> None:
+        flushed.append(descriptor)
+        if when == "before" or len(flushed) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "stick" / "figures"
+    code, _, told = station("measure", write_kit(), "--out", out, "--trust", trust[0])
+    assert code == 2
+    assert f"error: cannot write {out}: found No space left on device. Name a file" in told
+    assert ("turns" in told) is (when == "behind")
+    assert list(out.parent.iterdir()) == []
 
 
 @pytest.fixture
