@@ -1,6 +1,7 @@
 """The door to the runtimes: what a verified bundle holds for one, opened on the provider asked for and no other."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -57,10 +58,13 @@ class Opened(NamedTuple):
     variant: Variant
 
 
-def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, bytes] | None = None) -> Opened:
+def open_runner(
+    bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, bytes] | None = None, store: Path | None = None
+) -> Opened:
     """Return the network of a verified bundle in ``runtime``.
 
     ``own`` is an engine that this station built for itself, verified likewise; it goes before those of the bundle.
+    ``store`` is the station's folder, in which kernels are kept between starts.
 
     Raises EnvironmentLacks where this machine cannot run it, and BundleRefused where a file is not what the manifest
     says.
@@ -82,7 +86,7 @@ def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, byt
     if own is None:
         engine = fitting(manifest, runtime)
         own = engine, bundle.contents[engine.path]
-    return Opened(EngineRunner(own[1], own[0], contract), variant_of(manifest, own[0].model_sha256))
+    return Opened(EngineRunner(own[1], own[0], contract, store), variant_of(manifest, own[0].model_sha256))
 
 
 def fitting(manifest: Manifest, runtime: EngineRuntime) -> Engine:

@@ -5,6 +5,7 @@ An engine is native code. Whoever opens one has verified who signed it, to the l
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from export.runtime import cuda
 from export.runtime.contract import Contract, check_batch, mismatch
 from export.runtime.errors import EnvironmentLacks
+from export.runtime.kernel_cache import KernelCache
 from export.runtime.manifest import Engine
 from export.runtime.tensorrt_library import NAMES, EngineRuntime, Words, header_version, load, rebuild_command
 
@@ -28,16 +30,18 @@ def rebuild(runtime: EngineRuntime) -> str:
 class EngineRunner:
     """A verified engine, taking uint8 (N, height, width, channels) and giving (N, classes)."""
 
-    def __init__(self, plan: bytes, engine: Engine, contract: Contract) -> None:
-        """Open the plan that the manifest's ``engine`` describes.
+    def __init__(self, plan: bytes, engine: Engine, contract: Contract, store: Path | None = None) -> None:
+        """Open the plan that the manifest's ``engine`` describes; ``store`` is where a station keeps its kernels.
 
         Raises EnvironmentLacks where the library, its version or the GPU is not the one the engine was built for, in
         the library's own words, and BundleRefused where the engine's input or output is not the contract's.
         """
         trt = load(engine.runtime)
         check_version(engine, str(trt.__version__))
-        check_gpu(engine, cuda.gpu())
+        gpu = cuda.gpu()
+        check_gpu(engine, gpu)
         self._trt = trt
+        self._cache = KernelCache(store, plan, gpu) if store is not None and engine.runtime == "tensorrt-rtx" else None
         self._entry = engine
         self._contract = contract
         self._words = Words(trt)
@@ -109,6 +113,8 @@ class EngineRunner:
 
         execute()
         self._stream.wait()
+        if self._cache is not None:
+            self._cache.keep()
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self._stream.handle)):
             return execute
         return self._stream.capture(execute).launch
@@ -121,6 +127,8 @@ class EngineRunner:
             # By default RTX swaps in the kernels for a shape some time later, which a graph would never see.
             config = self._engine.create_runtime_config()
             config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+            if self._cache is not None:
+                self._cache.attach(config)
             context = self._engine.create_execution_context(config)
         if context is None:
             raise self._failed("the engine gets no execution context")
