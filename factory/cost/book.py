@@ -26,15 +26,23 @@ SECONDS: Final = 0.05
 
 def is_away(device: DeviceProfile) -> bool:
     """Whether a device's latencies come from its station: its profile says so, or its runtime cannot run here."""
-    if device.measured == "station" or not device.runtime.startswith("onnxruntime"):
-        return True
+    return away_because(device) is not None
+
+
+def away_because(device: DeviceProfile) -> str | None:
+    """Why a device's latencies come from its station; None where they are measured here."""
+    if device.measured == "station":
+        return 'its profile says measured = "station"'
+    if not device.runtime.startswith("onnxruntime"):
+        return f"{device.runtime} builds and runs its engines there"
     if device.runtime == "onnxruntime-cpu":
-        return False
+        return None
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        return True
-    return "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+        return "ONNX Runtime is not installed here"
+    providers = onnxruntime.get_available_providers()
+    return None if "CUDAExecutionProvider" in providers else f"ONNX Runtime here has only {', '.join(providers)}"
 
 
 def frame_of(plan: Plan) -> Frame:
@@ -118,7 +126,7 @@ class LatencyBook:
         for frame in {frames[i] for i in lacking}:
             want(self._runs, self.device.name, frame, [models[i] for i in lacking if frames[i] == frame])
         if lacking:
-            raise unmeasured(self._runs, self.device.name, len(lacking), len(keys))
+            raise unmeasured(self._runs, self.device.name, len(lacking), len(keys), str(away_because(self.device)))
         return [known[key].latency for key in keys]
 
     def _time(self, models: Sequence[bytes], plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:

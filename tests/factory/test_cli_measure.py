@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
@@ -221,11 +222,22 @@ def test_files_travel_too(work: Path, tmp_path: Path) -> None:
     a, b = write_models(work)
     asked = ("pc-7", "--model", a, "--model", b, "--json")
     result = measure(*asked)
-    refused(result, 3, "2 of 2 networks have not been measured on device 'pc-7'")
+    refused(result, 3, "2 of 2 networks are not measured on device 'pc-7'")
     follow(result.stderr, tmp_path / "store")
     rows = json.loads(measure(*asked).stdout)["rows"]
     assert [row["sha256"] for row in rows] == [sha256(path.read_bytes()) for path in (a, b)]
     assert all(row["runs"] == 6 for row in rows)
+
+
+def test_why_a_device_is_not_this_machine_is_told(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (model,) = write_models(work, 1)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    for device, because in (
+        ("pc-7", 'its profile says measured = "station"'),
+        ("rtx-station", "tensorrt-rtx builds and runs its engines there"),
+        ("gpu-onnxruntime", "ONNX Runtime here has only CPUExecutionProvider"),
+    ):
+        refused(measure(device, "--model", model), 3, f"on device {device!r}, which is not this machine ({because}): ")
 
 
 def test_a_kit_holds_the_pictures_of_its_line_alone(work: Path, trusting: Callable[[], dict]) -> None:
