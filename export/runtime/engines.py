@@ -73,16 +73,8 @@ def open_runner(
     contract = contract_of(manifest)
     if runtime not in ("tensorrt", "tensorrt-rtx"):
         model = Variant(model=manifest.model, decision=manifest.decision, golden=manifest.golden)
-        runner = OnnxRunner(
-            bundle.contents[manifest.model.path],
-            runtime=runtime,
-            threads=manifest.threads,
-            input_name=contract.input_name,
-            output_name=contract.output_name,
-            frame_shape=contract.frame_shape,
-            classes=contract.classes,
-        )
-        return Opened(runner, model)
+        data = bundle.contents[manifest.model.path]
+        return Opened(OnnxRunner(data, contract, runtime=runtime, threads=manifest.threads), model)
     if own is None:
         engine = fitting(manifest, runtime)
         own = engine, bundle.contents[engine.path]

@@ -94,28 +94,16 @@ def _variant(kit: Kit, network: Network, store: Path, tick: Callable[[], None]) 
     """How a network is opened for each of its turns; an engine of it is built once, now."""
     frame = (network.frame.height, network.frame.width, network.frame.channels)
     asked, device, model = kit.manifest, kit.manifest.device, kit.contents[network.sha256]
+    contract = Contract(
+        input_name=asked.input_name, output_name=asked.output_name, frame_shape=frame, classes=network.frame.classes
+    )
     opens: Callable[[], Runner]
     if device.runtime in ("tensorrt", "tensorrt-rtx"):
-        contract = Contract(
-            input_name=asked.input_name,
-            output_name=asked.output_name,
-            frame_shape=frame,
-            classes=network.frame.classes,
-        )
         built = build_engine(model, EngineOptions(runtime=device.runtime), store / TIMINGS)
         opens = partial(EngineRunner, built.plan, built.entry(network.path, "as in the graph"), contract)
         tick()
     else:
-        opens = partial(
-            OnnxRunner,
-            model,
-            runtime=device.runtime,
-            threads=device.threads,
-            input_name=asked.input_name,
-            output_name=asked.output_name,
-            frame_shape=frame,
-            classes=network.frame.classes,
-        )
+        opens = partial(OnnxRunner, model, contract, runtime=device.runtime, threads=device.threads)
     return Variant(opens, random_frames(frame))
 
 

@@ -21,28 +21,16 @@ _FATAL_ONLY: Final = 4
 class OnnxRunner:
     """An ONNX model in onnxruntime, taking uint8 (N, height, width, channels) and giving (N, classes)."""
 
-    def __init__(
-        self,
-        model: bytes,
-        *,
-        runtime: str,
-        threads: int,
-        input_name: str,
-        output_name: str,
-        frame_shape: tuple[int, int, int],
-        classes: int,
-    ) -> None:
+    def __init__(self, model: bytes, contract: Contract, *, runtime: str, threads: int) -> None:
         """Open the model with ``threads`` intra-op threads.
 
         Raises EnvironmentLacks where the runtime's provider cannot run the model here, and
-        BundleRefused where the model's input or output is not the one named.
+        BundleRefused where the model's input or output is not the contract's.
         """
         self._session = _open_session(model, runtime, threads)
         self._quiet = _onnxruntime().RunOptions()
         self._quiet.log_severity_level = _FATAL_ONLY  # whoever reads the error has read it
-        self._contract = Contract(
-            input_name=input_name, output_name=output_name, frame_shape=frame_shape, classes=classes
-        )
+        self._contract = contract
         self._one_by_one = self._check_signature()
 
     @property

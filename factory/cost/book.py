@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from export.build.onnx import INPUT, OUTPUT
+from export.runtime.contract import Contract
 from export.runtime.engines import OnnxRunner
 from export.runtime.fingerprint import fingerprint
 from export.runtime.kit import Frame
@@ -58,15 +59,9 @@ def open_runner(model: bytes, plan: Plan, device: DeviceProfile) -> OnnxRunner:
 
 def open_model(model: bytes, device: DeviceProfile, input_name: str, output_name: str, frame: Frame) -> OnnxRunner:
     """Open an ONNX file as the station would on `device`."""
-    return OnnxRunner(
-        model,
-        runtime=device.runtime,
-        threads=device.threads,
-        input_name=input_name,
-        output_name=output_name,
-        frame_shape=(frame.height, frame.width, frame.channels),
-        classes=frame.classes,
-    )
+    shape = (frame.height, frame.width, frame.channels)
+    contract = Contract(input_name=input_name, output_name=output_name, frame_shape=shape, classes=frame.classes)
+    return OnnxRunner(model, contract, runtime=device.runtime, threads=device.threads)
 
 
 class LatencyBook:

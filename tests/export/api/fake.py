@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export.runtime.contract import Contract
 from export.runtime.ort_runner import OnnxRunner
 
 RECORD: dict[str, Any] = json.loads(Path(__file__).with_name("tensorrt.json").read_text("utf-8"))
 VERSIONS = sorted(name for name in RECORD if name.startswith("tensorrt"))
+CONTRACT = Contract(input_name="image", output_name="logits", frame_shape=(8, 8, 1), classes=3)
 MAGIC = b"fake plan of "
 KERNEL = b"kernel for "
 _BASIC: dict[str, type | tuple[type, ...]] = {
@@ -327,10 +329,7 @@ class Machine:
         state = context.__dict__
         if state["kernels"] is not None:
             self._compile(state["kernels"].__dict__, KERNEL + repr(state["shape"]).encode())
-        network = OnnxRunner(
-            state["engine"].__dict__["model"], runtime="onnxruntime-cpu", threads=1, input_name="image",
-            output_name="logits", frame_shape=(8, 8, 1), classes=3,
-        )  # fmt: skip
+        network = OnnxRunner(state["engine"].__dict__["model"], CONTRACT, runtime="onnxruntime-cpu", threads=1)
 
         def work() -> None:
             size = int(np.prod(state["shape"]))

@@ -56,26 +56,33 @@ def on(patch: pytest.MonkeyPatch, record: str = "tensorrt 10.16", capability: tu
 
 
 @pytest.mark.parametrize("command", ["inspect", "bench"])
-def test_another_gpu(command: str, station: Said, with_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = on(monkeypatch, capability=(8, 9))
-    assert station(command, with_engine) == (
-        3,
-        "",
-        "error: the engine was built for another GPU: expected compute capability 8.6, found 8.9 (NVIDIA RTX A2000). "
-        f"Build an engine for this station: {BUILT}\n",
-    )
-    assert "Runtime.deserialize_cuda_engine" not in machine.library.names()
-
-
-@pytest.mark.parametrize("command", ["inspect", "bench"])
-def test_another_version(command: str, station: Said, with_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = on(monkeypatch, "tensorrt 11.4")
-    assert station(command, with_engine) == (
-        3,
-        "",
-        "error: the engine was built by another version of TensorRT: expected 10.16.1.11, found 11.4.0.106. "
-        f"Install that version. Or: Build an engine for this station: {BUILT}\n",
-    )
+@pytest.mark.parametrize(
+    ("record", "capability", "said"),
+    [
+        (
+            "tensorrt 10.16",
+            (8, 9),
+            "for another GPU: expected compute capability 8.6, found 8.9 (NVIDIA RTX A2000). ",
+        ),
+        (
+            "tensorrt 11.4",
+            (8, 6),
+            "by another version of TensorRT: expected 10.16.1.11, found 11.4.0.106. Install that version. Or: ",
+        ),
+    ],
+)
+def test_another_gpu_and_another_version(
+    command: str,
+    record: str,
+    capability: tuple[int, int],
+    said: str,
+    station: Said,
+    with_engine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = on(monkeypatch, record, capability)
+    told = f"error: the engine was built {said}Build an engine for this station: {BUILT}\n"
+    assert station(command, with_engine) == (3, "", told)
     assert "Runtime.deserialize_cuda_engine" not in machine.library.names()
 
 

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from export.runtime import cuda
-from export.runtime.contract import Contract
 from export.runtime.engine_builder import EngineOptions, build_engine
 from export.runtime.engines import open_runner
 from export.runtime.errors import BundleRefused, EnvironmentLacks, UsageError
@@ -27,11 +26,10 @@ from export.runtime.manifest import DeviceContract, Draft, Engine, FileEntry, Ma
 from export.runtime.station import Station
 from export.runtime.tensorrt_library import MODULES
 from export.runtime.trt_runner import EngineRunner, check_gpu, check_version
-from tests.export.api.fake import MAGIC, RECORD, VERSIONS, Cuda, Machine, installed
+from tests.export.api.fake import CONTRACT, MAGIC, RECORD, VERSIONS, Cuda, Machine, installed
 from tests.export.api.record import describe_cuda
 
 INSTALLED = all(importlib.util.find_spec(name) for name in (*MODULES["tensorrt-rtx"], "cuda"))
-CONTRACT = Contract(input_name="image", output_name="logits", frame_shape=(8, 8, 1), classes=3)
 
 
 def opened(machine: Machine, tiny: SimpleNamespace, record: str, **changes: Any) -> EngineRunner:
