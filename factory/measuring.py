@@ -21,7 +21,7 @@ from export.runtime.kit import KIT_DOMAIN, Frame, Kit, KitManifest, Measurements
 from export.runtime.manifest import Signer, canonical_bytes
 from export.runtime.timing import CV_LIMIT, PUBLISHED, Effort, Variant, random_frames, time_variants
 from export.runtime.trust import sign
-from factory.cost.away import Unmeasured, add, forget, load_measured, settings_of, wanted
+from factory.cost.away import Unmeasured, add, forget, load_measured, measured_path, settings_of, wanted
 from factory.cost.book import LatencyBook, is_away, open_model
 from factory.groundwork import Groundwork
 from factory.profiles import DeviceProfile, load_device, load_line
@@ -45,7 +45,7 @@ def read_model(path: Path) -> Model:
     """Read an ONNX file.
 
     Raises:
-        UsageError: unless it takes uint8 (N, height, width, channels) and gives (N, classes).
+        UsageError: unless it takes uint8 (N, height, width, channels), N 1 or any, and gives float32 (N, classes).
     """
     try:
         data = path.read_bytes()
@@ -55,19 +55,27 @@ def read_model(path: Path) -> Model:
     except Exception as error:  # protobuf's errors are of several kinds
         raise UsageError(f"{path} is no ONNX file", found=str(error), fix="name an ONNX file") from None
     constants = {tensor.name for tensor in graph.initializer}
-    inputs = [item for item in graph.input if item.name not in constants]
-    told = [_type(item) for item in (*inputs, *graph.output)]
-    fits = len(inputs) == 1 and inputs[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    sizes, out = (_sizes(inputs[0]), _sizes(graph.output[0])) if fits and graph.output else ([], [])
-    if len(sizes) != 4 or min(sizes[1:]) < 1 or len(out) != 2 or out[1] < 1:
+    inputs, outputs = [item for item in graph.input if item.name not in constants], list(graph.output)
+    frame = _frame(inputs[0], outputs[0]) if len(inputs) == 1 and outputs else None
+    if frame is None:
         raise UsageError(
             f"{path} does not take pictures as a station sends them",
-            expected="uint8 (N, height, width, channels) in, (N, classes) out, sizes in numbers",
-            found="; ".join(told),
+            expected="uint8 (N, height, width, 1 or 3) in, float (N, classes) out, N 1 or any, the others in numbers",
+            found="; ".join(map(_type, (*inputs, *outputs))) or "nothing in, nothing out",
             fix="export it by `factory export`, or put Cast and Transpose before its first node",
         )
-    frame = Frame(height=sizes[1], width=sizes[2], channels=sizes[3], classes=out[1])
-    return Model(str(path), data, inputs[0].name, graph.output[0].name, frame)
+    return Model(str(path), data, inputs[0].name, outputs[0].name, frame)
+
+
+def _frame(taken: onnx.ValueInfoProto, given: onnx.ValueInfoProto) -> Frame | None:
+    kinds = (taken.type.tensor_type.elem_type, given.type.tensor_type.elem_type)
+    sizes, out = _sizes(taken), _sizes(given)
+    if kinds != (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT) or (len(sizes), len(out)) != (4, 2):
+        return None
+    batch, height, width, channels = sizes
+    if batch not in (0, 1) or min(height, width, out[1]) < 1 or channels not in (1, 3):  # 0 stands for any
+        return None
+    return Frame(height=height, width=width, channels=channels, classes=out[1])
 
 
 def _sizes(item: onnx.ValueInfoProto) -> list[int]:
@@ -76,7 +84,7 @@ def _sizes(item: onnx.ValueInfoProto) -> list[int]:
 
 def _type(item: onnx.ValueInfoProto) -> str:
     kind = onnx.TensorProto.DataType.Name(item.type.tensor_type.elem_type).lower()
-    sizes = (dim.dim_param or str(dim.dim_value) for dim in item.type.tensor_type.shape.dim)
+    sizes = (dim.dim_param or str(dim.dim_value or "?") for dim in item.type.tensor_type.shape.dim)
     return f"{item.name} {kind} ({', '.join(sizes)})"
 
 
@@ -239,6 +247,8 @@ def pack_kit(name: str, line: str | None, runs: Path, key: Path, destination: Pa
         kit = read_kit(partial_folder, {key_id(private.public_key()): private.public_key()})
         partial_folder.rename(destination)
         fsync_folder(destination.parent)
+    except OSError as error:
+        raise _not_written(destination, error, "name another folder by --kit") from error
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
     return kit
@@ -266,9 +276,17 @@ def take_back(
                 found="; ".join(sorted(map(str, shapes))),
                 fix=f"pack this line's kit: factory measure {device.name} --line {line} --kit DIR",
             )
-    place, fresh = add(device, found)
+    try:
+        place, fresh = add(device, found)
+    except OSError as error:
+        raise _not_written(measured_path(device.name), error, "free some space or give write access there") from error
     forget(runs, device.name, found)
     return found, place, fresh
+
+
+def _not_written(path: Path, error: OSError, fix: str) -> UsageError:
+    found = error.strerror or str(error)
+    return UsageError(f"cannot write {path}", expected="a place with space that can be written", found=found, fix=fix)
 
 
 def _away(name: str) -> DeviceProfile:

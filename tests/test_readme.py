@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _blocks(mark: str) -> list[list[str]]:
+def blocks(mark: str) -> list[list[str]]:
     """The commands of the blocks that follow a mark."""
     blocks = re.findall(rf"<!-- test: {mark} -->\n```console\n(.*?)```", README, re.DOTALL)
     return [[line.split("#")[0].strip() for line in block.splitlines() if line.strip()] for block in blocks]
@@ -42,8 +42,8 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "engine", "measure")
-    assert README.count("```console") == sum(len(_blocks(mark)) for mark in marks) + 1  # of make
+    marks = ("line", "scores", "compare", "station", "engine", "measure", "kinds")
+    assert README.count("```console") == sum(len(blocks(mark)) for mark in marks) + 1  # of make
 
 
 def test_make_targets_of_the_readme_exist() -> None:
@@ -55,7 +55,7 @@ def test_commands_of_a_new_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     make_images(tmp_path / "pictures", side=32)
-    commands = [command for block in _blocks("line") for command in block]
+    commands = [command for block in blocks("line") for command in block]
     assert commands
     for command in commands:
         arguments = _given(command)
@@ -73,14 +73,14 @@ def test_commands_about_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     archs = {SPACES["nasbench201"].sample(rng) for _ in range(16)}
     rows = [f"{arch},{60 + arch.count('conv') + rng.random():.2f}" for arch in sorted(archs)]
     (tmp_path / "table.csv").write_text("\n".join(["arch,accuracy", *rows]) + "\n")
-    commands = [command for block in _blocks("scores") for command in block]
+    commands = [command for block in blocks("scores") for command in block]
     assert commands
     for command in commands:
         _given(command)
 
 
 def test_commands_about_two_bundles(finished: Finished) -> None:
-    commands = [command for block in _blocks("compare") for command in block]
+    commands = [command for block in blocks("compare") for command in block]
     assert commands
     real = {
         "my-line": str(finished.profile),
@@ -97,7 +97,7 @@ def test_commands_about_two_bundles(finished: Finished) -> None:
 
 
 def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
-    commands = [command for block in _blocks("station") for command in block]
+    commands = [command for block in blocks("station") for command in block]
     assert commands
     for command in commands:
         name, *arguments = shlex.split(command)
@@ -114,7 +114,7 @@ def test_commands_about_the_stations_own_engine(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They need a GPU: here they end where it is missed, and say so."""
-    commands = [command for block in _blocks("engine") for command in block]
+    commands = [command for block in blocks("engine") for command in block]
     assert commands
     real = {"BUNDLE": str(finished.bundle), "pictures": str(finished.images), "signing.key.pub": f"{finished.key}.pub"}
     for command in commands:
@@ -149,7 +149,7 @@ def test_commands_that_measure(
         "signing.key.pub": f"{finished.key}.pub",
         "station.key.pub": str(tmp_path / "store" / "station.key.pub"),
     }
-    commands = [command for block in _blocks("measure") for command in block]
+    commands = [command for block in blocks("measure") for command in block]
     assert len(commands) == 6
     for command in commands:
         name, *arguments = shlex.split(command)

@@ -1,6 +1,7 @@
 """The command ``station``: verify a bundle, inspect pictures by it, measure it, build its engine for this station."""
 
 import argparse
+import errno
 import json
 import os
 import shlex
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from export.runtime.errors import FactoryError, GateError, UsageError
+from export.runtime.errors import EnvironmentLacks, FactoryError, GateError, UsageError
 from export.runtime.manifest import Runtime, bundle_id
 from export.runtime.trust import load_trusted, verify_bundle
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _RUNTIME_HELP = "another runtime than the bundle's own"
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_NOT_WRITTEN = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,19 +41,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        _say("stopped")
         return _INTERRUPTED
     except BrokenPipeError:
         # Python flushes stdout once more on exit, which would print the error after all.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except OSError as error:
-        found = error.strerror or str(error)
-        print(
-            f"error: {UsageError(f'cannot read {error.filename}', found=found, fix='Check the path')}",
-            file=sys.stderr,
-        )
-        return UsageError.exit_code
+        told = _told(error)
+        _say(f"error: {told}")
+        return told.exit_code
     return code
+
+
+def _told(error: OSError) -> FactoryError:
+    found, where = error.strerror or str(error), f": {error.filename}" if error.filename else ""
+    if error.errno in _NOT_WRITTEN:
+        return EnvironmentLacks(
+            "nothing can be written there",
+            expected="a place that can be written, with space left",
+            found=f"{found}{where}",
+            fix="Free some space, or name another folder, such as the station's by --store",
+        )
+    return UsageError(f"cannot use {error.filename}", found=found, fix="Check the path and its permissions")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,7 +77,8 @@ def problems(manifest: Draft, here: Installed, runtime: Runtime | None = None) -
             )
     if len(here.packages) > 1:
         both = " and ".join(f"{name} {number}" for name, number in here.packages.items())
-        fix = "Uninstall both, then install the one the bundle needs"
+        needed = _NEEDS[runtime or manifest.device.runtime].get("onnxruntime", "one of them")
+        fix = f"pip uninstall {' '.join(_RIVALS)}, then pip install {needed}"
         found.append(Problem("one onnxruntime package", both, fix))
     return found
 

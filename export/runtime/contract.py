@@ -29,6 +29,17 @@ class Contract:
             )
 
 
+def check_batch(number: int, least: int, most: int, fix: str) -> None:
+    """Raise UsageError, with that ``fix``, unless the network takes so many frames at once."""
+    if not least <= number <= most:
+        raise UsageError(
+            "the network does not take so many frames at once",
+            expected=f"a batch of {least}" if least == most else f"a batch of {least} to {most}",
+            found=f"a batch of {number}",
+            fix=fix,
+        )
+
+
 def mismatch(expected: str, found: str) -> BundleRefused:
     """Return the refusal of a model or an engine that is not what its manifest says."""
     return BundleRefused(

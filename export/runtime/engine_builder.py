@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from export.runtime import cuda
 from export.runtime.errors import EnvironmentLacks, GateError, UsageError
+from export.runtime.interrupt import stoppable
 from export.runtime.manifest import Engine, Hardware, Runtime, is_batch_profile
 from export.runtime.tensorrt_library import NAMES, EngineRuntime, Words, load
 from export.runtime.timing_cache import TimingCache
 
+TIMINGS: Final = "timings"  # the folder of the timing caches in a station's store
 _LEVELS: Final[dict[Hardware, str]] = {
     "this-gpu": "NONE",
     "same-capability": "SAME_COMPUTE_CAPABILITY",
@@ -107,7 +109,7 @@ def build_engine(model: bytes, options: EngineOptions, timings: Path | None = No
     config = builder.create_builder_config()
     _set_batch(builder, config, network, options, words)
     _set_targets(trt, config, options)
-    with _timed(config, trt, gpu, timings):
+    with _timed(config, trt, gpu, timings), stoppable(trt, config):
         built = builder.build_serialized_network(network, config)
     if built is None:
         raise _refused(options, "builder", words.take())

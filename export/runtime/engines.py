@@ -1,6 +1,7 @@
 """The door to the runtimes: what a verified bundle holds for one, opened on the provider asked for and no other."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,8 +13,8 @@ from export.runtime.decision import softmax
 from export.runtime.errors import EnvironmentLacks
 from export.runtime.manifest import Draft, Engine, Manifest, Runtime, Variant, variant_of
 from export.runtime.ort_runner import OnnxRunner
-from export.runtime.tensorrt_library import NAMES
-from export.runtime.trt_runner import REBUILD, EngineRunner
+from export.runtime.tensorrt_library import NAMES, EngineRuntime
+from export.runtime.trt_runner import EngineRunner, rebuild
 from export.runtime.trust import VerifiedBundle
 
 __all__ = ["EngineRunner", "OnnxRunner", "Opened", "Runner", "contract_of", "fitting", "open_runner", "softmax"]
@@ -57,10 +58,13 @@ class Opened(NamedTuple):
     variant: Variant
 
 
-def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, bytes] | None = None) -> Opened:
+def open_runner(
+    bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, bytes] | None = None, store: Path | None = None
+) -> Opened:
     """Return the network of a verified bundle in ``runtime``.
 
     ``own`` is an engine that this station built for itself, verified likewise; it goes before those of the bundle.
+    ``store`` is the station's folder, in which kernels are kept between starts.
 
     Raises EnvironmentLacks where this machine cannot run it, and BundleRefused where a file is not what the manifest
     says.
@@ -69,30 +73,27 @@ def open_runner(bundle: VerifiedBundle, runtime: Runtime, own: tuple[Engine, byt
     contract = contract_of(manifest)
     if runtime not in ("tensorrt", "tensorrt-rtx"):
         model = Variant(model=manifest.model, decision=manifest.decision, golden=manifest.golden)
-        runner = OnnxRunner(
-            bundle.contents[manifest.model.path],
-            runtime=runtime,
-            threads=manifest.threads,
-            input_name=contract.input_name,
-            output_name=contract.output_name,
-            frame_shape=contract.frame_shape,
-            classes=contract.classes,
-        )
-        return Opened(runner, model)
+        data = bundle.contents[manifest.model.path]
+        return Opened(OnnxRunner(data, contract, runtime=runtime, threads=manifest.threads), model)
     if own is None:
         engine = fitting(manifest, runtime)
         own = engine, bundle.contents[engine.path]
-    return Opened(EngineRunner(own[1], own[0], contract), variant_of(manifest, own[0].model_sha256))
+    return Opened(EngineRunner(own[1], own[0], contract, store), variant_of(manifest, own[0].model_sha256))
 
 
-def fitting(manifest: Manifest, runtime: Runtime) -> Engine:
+def fitting(manifest: Manifest, runtime: EngineRuntime) -> Engine:
     """Return the engine for the GPU here: one built for it goes before a portable one, else the first in the manifest.
 
     Raises EnvironmentLacks where the bundle holds none, or several and no GPU is here to choose by.
     """
     engines = [engine for engine in manifest.engines if engine.runtime == runtime]
     if not engines:
-        raise EnvironmentLacks(f"the bundle holds no {NAMES[runtime]} engine", fix=REBUILD)
+        raise EnvironmentLacks(
+            f"the bundle holds no {NAMES[runtime]} engine",
+            expected=f"an engine for {runtime}",
+            found=", ".join(f"{engine.path} for {engine.runtime}" for engine in manifest.engines) or "no engine at all",
+            fix=rebuild(runtime),
+        )
     if len(engines) == 1:  # whether it fits is told by whoever opens it
         return engines[0]
     capability = cuda.gpu().capability

@@ -86,7 +86,7 @@ def _runtime_version(runtime: Runtime) -> str:
             "which ONNX Runtime would be measured here is left to chance: two packages fill one folder",
             expected="one of them",
             found=" and ".join(found),
-            fix="Uninstall both, then install the one that is needed",
+            fix=f"pip uninstall {' '.join(_PACKAGES[runtime])}, then pip install {_PACKAGES[runtime][0]}",
         )
     return found[0]
 

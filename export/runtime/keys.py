@@ -39,19 +39,14 @@ def new_key(path: Path) -> str:
     the folder cannot be written to.
     """
     private = Ed25519PrivateKey.generate()
-    public = private.public_key()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(
-            public_path(path),
-            public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-            mode=0o644,
-        )
+        secret = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        _write_new(path, secret, mode=0o600)
         try:
-            secret = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            _write_new(path, secret, mode=0o600)
-        except OSError:
-            public_path(path).unlink()
+            write_public(path, private)
+        except BaseException:
+            path.unlink()
             raise
     except FileExistsError as error:
         raise UsageError(
@@ -62,7 +57,13 @@ def new_key(path: Path) -> str:
         ) from error
     except OSError as error:
         raise UsageError(f"cannot write the key {path}", found=error.strerror, fix="Name another folder") from error
-    return key_id(public)
+    return key_id(private.public_key())
+
+
+def write_public(path: Path, private: Ed25519PrivateKey) -> None:
+    """Write the public half of the private key at ``path``; raises OSError, such as where a file is there already."""
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    _write_new(public_path(path), public, mode=0o644)
 
 
 def load_private(path: Path) -> Ed25519PrivateKey:
@@ -138,7 +139,11 @@ def _not_a_key(path: Path, expected: str, data: bytes) -> UsageError:
 
 def _write_new(path: Path, data: bytes, *, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:  # a full disk, Ctrl-C: half a key would bar the way to a whole one
+        path.unlink()
+        raise

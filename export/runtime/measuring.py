@@ -1,5 +1,6 @@
 """A kit measured on this station: every network timed, and one signed file to carry back."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from export.runtime.engines import OnnxRunner, Runner
+from export.runtime.contract import Contract
+from export.runtime.engine_builder import TIMINGS, EngineOptions, build_engine
+from export.runtime.engines import EngineRunner, OnnxRunner, Runner
 from export.runtime.errors import UsageError
 from export.runtime.files import write_atomic
 from export.runtime.fingerprint import fingerprint
@@ -21,6 +24,7 @@ from export.runtime.timing import Effort, Variant, random_frames, time_variants
 
 CARRIED: Final = Effort(rounds=5, seconds=0.2, runs=10, warm_up_s=0.1)  # one walk to the station, many networks
 _SAY_EVERY_S: Final = 5.0
+_BYTES_EACH: Final = 1024  # more than the figures of a network, or those of the machine, take
 
 
 def measure_kit(
@@ -28,8 +32,10 @@ def measure_kit(
 ) -> Measurements:
     """Time every network of a kit, one frame at a time, and write the signed file ``out``.
 
-    The station's key is made in ``store`` at its first use. Raises BundleRefused for a kit that is not what a trusted
-    key signed, EnvironmentLacks where this machine cannot run it, and UsageError where a file cannot be written.
+    A runtime of engines gets one of every network, built here. The station's key is made in ``store`` at its first use.
+
+    Raises BundleRefused for a kit that is not what a trusted key signed, GateError for a network of which no engine can
+    be built, EnvironmentLacks where this machine cannot run it, and UsageError where a file cannot be written.
     """
     kit = read_kit(folder, trusted)
     device = kit.manifest.device
@@ -38,12 +44,13 @@ def measure_kit(
     private = station_key(store)
     if not known:
         say(f"made the station's key: {store / NAME} (it stays here), {store / NAME}.pub (for the workstation)")
-    if out.is_dir() or not out.parent.is_dir():  # told now: measuring takes minutes
-        raise _not_written(out, "a folder" if out.is_dir() else "no such folder")
     networks = kit.manifest.networks
+    _check_place(out, len(networks))
     say(f"kit {kit.id}: {len(networks)} networks for device {device.name}, {device.runtime}, threads {device.threads}")
-    variants = [Variant(partial(_open, kit, network), random_frames(_shape(network))) for network in networks]
-    timed = time_variants(variants, CARRIED, tick=_Progress(CARRIED.rounds * len(networks), say).tick)
+    built = _Progress("built {} of {} engines", len(networks), say)
+    variants = [_variant(kit, network, store, built.tick) for network in networks]
+    measured = _Progress("measured {} of {} turns", CARRIED.rounds * len(networks), say)
+    timed = time_variants(variants, CARRIED, tick=measured.tick)
     measurements = Measurements(
         created=str(machine.circumstances["time"]),
         kit=kit.id,
@@ -64,6 +71,7 @@ def measure_kit(
 class _Progress:
     """One line every few seconds, and at the end."""
 
+    what: str
     total: int
     say: Callable[[str], None]
     done: int = 0
@@ -78,24 +86,37 @@ class _Progress:
         now = monotonic()
         if now - self.told >= _SAY_EVERY_S or self.done == self.total:
             left = (now - self.start) / self.done * (self.total - self.done)
-            self.say(f"measured {self.done} of {self.total} turns, about {left:.0f} s left")
+            self.say(f"{self.what.format(self.done, self.total)}, about {left:.0f} s left")
             self.told = now
 
 
-def _shape(network: Network) -> tuple[int, int, int]:
-    return network.frame.height, network.frame.width, network.frame.channels
-
-
-def _open(kit: Kit, network: Network) -> Runner:
-    return OnnxRunner(
-        kit.contents[network.sha256],
-        runtime=kit.manifest.device.runtime,
-        threads=kit.manifest.device.threads,
-        input_name=kit.manifest.input_name,
-        output_name=kit.manifest.output_name,
-        frame_shape=_shape(network),
-        classes=network.frame.classes,
+def _variant(kit: Kit, network: Network, store: Path, tick: Callable[[], None]) -> Variant:
+    """How a network is opened for each of its turns; an engine of it is built once, now."""
+    frame = (network.frame.height, network.frame.width, network.frame.channels)
+    asked, device, model = kit.manifest, kit.manifest.device, kit.contents[network.sha256]
+    contract = Contract(
+        input_name=asked.input_name, output_name=asked.output_name, frame_shape=frame, classes=network.frame.classes
     )
+    opens: Callable[[], Runner]
+    if device.runtime in ("tensorrt", "tensorrt-rtx"):
+        built = build_engine(model, EngineOptions(runtime=device.runtime), store / TIMINGS)
+        opens = partial(EngineRunner, built.plan, built.entry(network.path, "as in the graph"), contract)
+        tick()
+    else:
+        opens = partial(OnnxRunner, model, contract, runtime=device.runtime, threads=device.threads)
+    return Variant(opens, random_frames(frame))
+
+
+def _check_place(out: Path, networks: int) -> None:
+    """Raise UsageError unless so many figures can be written there: told now, since measuring takes minutes."""
+    if out.is_dir():
+        raise _not_written(out, "a folder")
+    beside = out.with_name(f".{out.name}.{os.getpid()}.place")
+    try:
+        write_atomic(beside, bytes(_BYTES_EACH * (networks + 4)))
+        beside.unlink()
+    except OSError as error:
+        raise _not_written(out, error.strerror or str(error)) from error
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -106,4 +127,6 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _not_written(path: Path, found: str) -> UsageError:
-    return UsageError(f"cannot write {path}", found=found, fix="Name a file in a folder that exists by --out")
+    return UsageError(
+        f"cannot write {path}", found=found, fix="Name a file in a folder with space that can be written, by --out"
+    )

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from export.runtime.contract import Contract
 from export.runtime.errors import EnvironmentLacks
 from export.runtime.ort_runner import OnnxRunner
 
@@ -17,8 +18,8 @@ _STATUS: Final = Path("/proc/self/status")
 def memory_mb(model: bytes, **asked: Any) -> float | None:
     """Return the peak resident memory in 10^6 bytes of a process that opens the model and scores one frame.
 
-    Interpreter and runtime are counted: it is what a station needs. ``asked`` are the keywords of ``OnnxRunner``. None
-    where the system does not tell (it is read from Linux's /proc).
+    Interpreter and runtime are counted: it is what a station needs. ``asked`` are the keywords of ``OnnxRunner`` and of
+    its ``Contract``. None where the system does not tell (it is read from Linux's /proc).
 
     Raises EnvironmentLacks, in the process's own words, where it cannot run the model.
     """
@@ -40,8 +41,9 @@ def _peak_mb() -> float | None:
 
 
 def _main(asked: dict[str, Any], model: bytes) -> None:
-    shape = tuple(asked.pop("frame_shape"))
-    OnnxRunner(model, frame_shape=shape, **asked).infer(np.zeros((1, *shape), np.uint8))
+    runs_in, shape = {name: asked.pop(name) for name in ("runtime", "threads")}, tuple(asked.pop("frame_shape"))
+    contract = Contract(frame_shape=shape, **asked)
+    OnnxRunner(model, contract, **runs_in).infer(np.zeros((1, *shape), np.uint8))
     print(json.dumps(_peak_mb()))
 
 

@@ -8,38 +8,29 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime.contract import Contract, mismatch
-from export.runtime.errors import EnvironmentLacks, UsageError
+from export.runtime.contract import Contract, check_batch, mismatch
+from export.runtime.errors import EnvironmentLacks
 
 PROVIDERS: Final = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
 _CUDA: Final = PROVIDERS["onnxruntime-cuda"]
 _CUDA_FIX: Final = "Check nvidia-smi, and install CUDA's libraries: pip install 'onnxruntime-gpu[cuda,cudnn]'"
 _ERRORS_ONLY: Final = 3
+_FATAL_ONLY: Final = 4
 
 
 class OnnxRunner:
     """An ONNX model in onnxruntime, taking uint8 (N, height, width, channels) and giving (N, classes)."""
 
-    def __init__(
-        self,
-        model: bytes,
-        *,
-        runtime: str,
-        threads: int,
-        input_name: str,
-        output_name: str,
-        frame_shape: tuple[int, int, int],
-        classes: int,
-    ) -> None:
+    def __init__(self, model: bytes, contract: Contract, *, runtime: str, threads: int) -> None:
         """Open the model with ``threads`` intra-op threads.
 
         Raises EnvironmentLacks where the runtime's provider cannot run the model here, and
-        BundleRefused where the model's input or output is not the one named.
+        BundleRefused where the model's input or output is not the contract's.
         """
         self._session = _open_session(model, runtime, threads)
-        self._contract = Contract(
-            input_name=input_name, output_name=output_name, frame_shape=frame_shape, classes=classes
-        )
+        self._quiet = _onnxruntime().RunOptions()
+        self._quiet.log_severity_level = _FATAL_ONLY  # whoever reads the error has read it
+        self._contract = contract
         self._one_by_one = self._check_signature()
 
     @property
@@ -62,31 +53,33 @@ class OnnxRunner:
         Each call then computes them and waits, moving nothing to or from the device. Raises as ``infer`` does.
         """
         self._contract.check(frames)
-        if self._one_by_one and len(frames) != 1:
-            raise UsageError(
-                "this model takes one frame at a time",
-                expected="a batch of 1",
-                found=f"a batch of {len(frames)}",
-                fix="Bind frame by frame, or build the model with a batch of any size",
-            )
+        if self._one_by_one:
+            check_batch(len(frames), 1, 1, "Send one frame at a time, or build the model for batches of any size")
         device = "cuda" if self.provider == _CUDA else "cpu"
-        laid = _onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(frames), device, 0)
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(self._contract.input_name, laid)
-        binding.bind_output(self._contract.output_name, device)
+        try:
+            laid = _onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(frames), device, 0)
+            binding = self._session.io_binding()
+            binding.bind_ortvalue_input(self._contract.input_name, laid)
+            binding.bind_output(self._contract.output_name, device)
+        except Exception as error:  # as below
+            raise _failed(error) from error
 
         def compute() -> None:
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
+            try:
+                self._session.run_with_iobinding(binding, self._quiet)
+                binding.synchronize_outputs()
+            except Exception as error:  # as below
+                raise _failed(error) from error
 
         return compute
 
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         contract = self._contract
         try:
-            logits: NDArray[np.float32] = self._session.run([contract.output_name], {contract.input_name: batch})[0]
+            found = self._session.run([contract.output_name], {contract.input_name: batch}, self._quiet)
         except Exception as error:  # onnxruntime's errors share no base class of their own
-            raise EnvironmentLacks("the runtime failed", found=str(error), fix="Restart the station") from error
+            raise _failed(error) from error
+        logits: NDArray[np.float32] = found[0]
         if logits.dtype != np.float32 or logits.shape != (len(batch), contract.classes):
             raise mismatch(f"float32 logits {(len(batch), contract.classes)}", f"{logits.dtype} {logits.shape}")
         return logits
@@ -128,7 +121,7 @@ def _open_session(model: bytes, runtime: str, threads: int) -> Any:  # onnxrunti
     onnxruntime = _onnxruntime()
     if provider not in onnxruntime.get_available_providers():
         have = f"only {', '.join(onnxruntime.get_available_providers())}"
-        fix = "Uninstall every onnxruntime package, then install the one that has it: pip install onnxruntime-gpu"
+        fix = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
         raise _cannot_run(provider, have, fix)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -146,7 +139,7 @@ def _open_session(model: bytes, runtime: str, threads: int) -> Any:  # onnxrunti
         # Its own fallback would go on, on the CPU, after any failure of the provider asked for.
         session = onnxruntime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise _cannot_run(provider, str(error).rstrip("."), fix) from error
+        raise _cannot_run(provider, _in_one_line(error), fix) from error
     if session.get_providers()[0] != provider:
         raise _cannot_run(provider, f"{session.get_providers()[0]} instead", fix)
     return session
@@ -154,3 +147,12 @@ def _open_session(model: bytes, runtime: str, threads: int) -> Any:  # onnxrunti
 
 def _cannot_run(expected: str, found: str, fix: str) -> EnvironmentLacks:
     return EnvironmentLacks("this station cannot run the model", expected=expected, found=found, fix=fix)
+
+
+def _failed(error: Exception) -> EnvironmentLacks:
+    fix = "Restart the station; if it stays, build the bundle again"
+    return EnvironmentLacks("the runtime failed", found=_in_one_line(error), fix=fix)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

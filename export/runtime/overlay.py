@@ -17,12 +17,12 @@ from export.runtime.files import write_atomic
 from export.runtime.manifest import Engine, Runtime, bundle_id, canonical_bytes
 from export.runtime.station_key import station_key
 from export.runtime.strictjson import read_json, shape
+from export.runtime.tensorrt_library import rebuild_command
 from export.runtime.trust import VerifiedBundle
 
 DOMAIN: Final = b"edge-model-factory station engine v1\n"
 FOLDER: Final = "engines"
 _SIGNATURE_BYTES: Final = 64
-_FIX: Final = "Build it again: station rebuild-engine BUNDLE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def read(store: Path, bundle: VerifiedBundle, runtime: Runtime) -> tuple[Overlay
             f"{path} was changed, or this station's key did not sign it",
             expected="a signature by the station's key over this record",
             found="one that does not match",
-            fix=_FIX,
+            fix=_fix(runtime),
         ) from error
     own = shape(Overlay, read_json(document, path.name), "overlay")
     here = _sha256(bundle.manifest_bytes)
@@ -76,9 +76,9 @@ def read(store: Path, bundle: VerifiedBundle, runtime: Runtime) -> tuple[Overlay
             f"{path} belongs to another bundle",
             expected=f"{here[:16]} for {runtime}",
             found=f"{own.bundle_sha256[:16]} for {own.engine.runtime}",
-            fix=_FIX,
+            fix=_fix(runtime),
         )
-    return own, _read_engine(_engine_path(path, own.engine_sha256), own.engine_sha256)
+    return own, _read_engine(_engine_path(path, own.engine_sha256), own)
 
 
 def check_machine(own: Overlay, gpu: Gpu) -> None:
@@ -88,23 +88,23 @@ def check_machine(own: Overlay, gpu: Gpu) -> None:
             "this station's own engine was proven on another GPU",
             expected=_spoken(own.gpu),
             found=_spoken(gpu),
-            fix=_FIX,
+            fix=_fix(own.engine.runtime),
         )
 
 
-def _read_engine(path: Path, expected: str) -> bytes:
+def _read_engine(path: Path, own: Overlay) -> bytes:
     try:
         plan = path.read_bytes()
     except FileNotFoundError:
         raise BundleRefused(
-            "this station's own engine is gone", expected=str(path), found="no file", fix=_FIX
+            "this station's own engine is gone", expected=str(path), found="no file", fix=_fix(own.engine.runtime)
         ) from None
-    if _sha256(plan) != expected:
+    if _sha256(plan) != own.engine_sha256:
         raise BundleRefused(
             f"{path} was changed after this station signed it",
-            expected=f"SHA-256 {expected}",
+            expected=f"SHA-256 {own.engine_sha256}",
             found=_sha256(plan),
-            fix=_FIX,
+            fix=_fix(own.engine.runtime),
         )
     return plan
 
@@ -119,6 +119,10 @@ def _engine_path(record_path: Path, sha256: str) -> Path:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _fix(runtime: Runtime) -> str:
+    return f"Build it again: {rebuild_command(runtime)}"
 
 
 def _spoken(gpu: Gpu) -> str:

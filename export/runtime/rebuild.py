@@ -8,15 +8,13 @@ from time import perf_counter
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from export.runtime import compat, cuda, overlay
-from export.runtime.engine_builder import BuiltEngine, EngineOptions, as_engine_runtime, build_engine
+from export.runtime.engine_builder import TIMINGS, BuiltEngine, EngineOptions, as_engine_runtime, build_engine
 from export.runtime.engines import EngineRunner, Opened, contract_of
 from export.runtime.errors import EnvironmentLacks
 from export.runtime.manifest import Engine, Manifest, Runtime, Variant, variant_of
 from export.runtime.station import Station
-from export.runtime.trt_runner import REBUILD
+from export.runtime.trt_runner import rebuild
 from export.runtime.trust import VerifiedBundle, verify_bundle
-
-TIMINGS = "timings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,6 @@ def _prove(bundle: VerifiedBundle, built: BuiltEngine, engine: Engine, source: V
             f"an engine of {len(built.plan)} bytes was built, but it cannot be run here on the golden pictures, "
             "so it is not recorded",
             found=error.message if error.found is None else f"{error.message}: {error.found}",
-            fix="Run the bundle by another runtime on this GPU" if error.fix == REBUILD else error.fix,
+            fix="Run the bundle by another runtime on this GPU" if error.fix == rebuild(engine.runtime) else error.fix,
         ) from error
     Station(manifest, Opened(runner, source), engine.runtime).check_golden(bundle)

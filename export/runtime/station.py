@@ -145,7 +145,7 @@ def open_in(verified: VerifiedBundle, runtime: Runtime, store: Path | None) -> O
     compat.require(verified.manifest, runtime)
     own = None if store is None else overlay.read(store, verified, runtime)
     if own is None:
-        return open_runner(verified, runtime)
+        return open_runner(verified, runtime, store=store)
     record, plan = own
     overlay.check_machine(record, cuda.gpu())
-    return open_runner(verified, runtime, (record.engine, plan))
+    return open_runner(verified, runtime, (record.engine, plan), store)

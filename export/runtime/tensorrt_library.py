@@ -9,6 +9,7 @@ import struct
 from typing import Any, Final, Literal, TypeAlias
 
 from export.runtime.errors import EnvironmentLacks
+from export.runtime.manifest import Runtime
 
 EngineRuntime: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -20,6 +21,11 @@ MODULES: Final = {
 }
 EXTRAS: Final = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _MAGIC: Final = b"vtrt"
+
+
+def rebuild_command(runtime: Runtime) -> str:
+    """Return the command that makes a station's own engine, whatever the bundle's own runtime is."""
+    return f"station rebuild-engine BUNDLE --runtime {runtime}"
 
 
 def load(runtime: EngineRuntime) -> Any:

@@ -5,33 +5,43 @@ An engine is native code. Whoever opens one has verified who signed it, to the l
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.runtime import cuda
-from export.runtime.contract import Contract, mismatch
-from export.runtime.errors import EnvironmentLacks, UsageError
+from export.runtime.contract import Contract, check_batch, mismatch
+from export.runtime.errors import EnvironmentLacks
+from export.runtime.kernel_cache import KernelCache
 from export.runtime.manifest import Engine
-from export.runtime.tensorrt_library import NAMES, Words, header_version, load
+from export.runtime.tensorrt_library import NAMES, EngineRuntime, Words, header_version, load, rebuild_command
 
-REBUILD: Final = "Build an engine for this station: station rebuild-engine BUNDLE"
+_BATCH_FIX: Final = "Send other batches, or set `batch` in the device profile and build the engine again"
+_OLD_DRIVER: Final = "OLD_CUDA_DRIVER"
+
+
+def rebuild(runtime: EngineRuntime) -> str:
+    """Return the fix where another engine of the same model is needed."""
+    return f"Build an engine for this station: {rebuild_command(runtime)}"
 
 
 class EngineRunner:
     """A verified engine, taking uint8 (N, height, width, channels) and giving (N, classes)."""
 
-    def __init__(self, plan: bytes, engine: Engine, contract: Contract) -> None:
-        """Open the plan that the manifest's ``engine`` describes.
+    def __init__(self, plan: bytes, engine: Engine, contract: Contract, store: Path | None = None) -> None:
+        """Open the plan that the manifest's ``engine`` describes; ``store`` is where a station keeps its kernels.
 
         Raises EnvironmentLacks where the library, its version or the GPU is not the one the engine was built for, in
         the library's own words, and BundleRefused where the engine's input or output is not the contract's.
         """
         trt = load(engine.runtime)
         check_version(engine, str(trt.__version__))
-        check_gpu(engine, cuda.gpu())
+        gpu = cuda.gpu()
+        check_gpu(engine, gpu)
         self._trt = trt
+        self._cache = KernelCache(store, plan, gpu) if store is not None and engine.runtime == "tensorrt-rtx" else None
         self._entry = engine
         self._contract = contract
         self._words = Words(trt)
@@ -83,13 +93,7 @@ class EngineRunner:
         self._contract.check(frames)
         least, _, most = self._entry.batch
         number = len(frames)
-        if not least <= number <= most:
-            raise UsageError(
-                "the engine does not take so many frames at once",
-                expected=f"a batch of {least}" if least == most else f"a batch of {least} to {most}",
-                found=f"a batch of {number}",
-                fix="Send other batches, or set `batch` in the device profile and build the engine again",
-            )
+        check_batch(number, least, most, _BATCH_FIX)
         self._frames.array[:number] = frames
         self._stream.to_device(self._input, self._frames, self._frames.array[:number].nbytes)
         if number not in self._launches:
@@ -109,6 +113,8 @@ class EngineRunner:
 
         execute()
         self._stream.wait()
+        if self._cache is not None:
+            self._cache.keep()
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self._stream.handle)):
             return execute
         return self._stream.capture(execute).launch
@@ -121,6 +127,8 @@ class EngineRunner:
             # By default RTX swaps in the kernels for a shape some time later, which a graph would never see.
             config = self._engine.create_runtime_config()
             config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+            if self._cache is not None:
+                self._cache.attach(config)
             context = self._engine.create_execution_context(config)
         if context is None:
             raise self._failed("the engine gets no execution context")
@@ -149,7 +157,7 @@ def check_version(engine: Engine, version: str) -> None:
             f"the engine was built by another version of {NAMES[engine.runtime]}",
             expected=f"{engine.version}{' or later' if engine.version_compatible else ''}",
             found=version,
-            fix=f"Install that version, or: {REBUILD}",
+            fix=f"Install that version. Or: {rebuild(engine.runtime)}",
         )
 
 
@@ -161,7 +169,7 @@ def check_gpu(engine: Engine, gpu: cuda.Gpu) -> None:
             "the engine was built for another GPU",
             expected=f"compute capability {wanted}",
             found=f"{gpu.capability} ({gpu.name})",
-            fix=REBUILD,
+            fix=rebuild(engine.runtime),
         )
 
 
@@ -193,7 +201,12 @@ def _deserialise(trt: Any, runtime: Any, plan: bytes, engine: Engine, words: Wor
     if opened is None:
         hint = header_version(plan)
         said = words.take() if hint is None else f"{words.take()} (the plan's header names version {hint})"
-        raise EnvironmentLacks(f"{NAMES[engine.runtime]} does not open the engine", found=said, fix=REBUILD)
+        raise EnvironmentLacks(
+            f"{NAMES[engine.runtime]} does not open the engine",
+            expected=f"one of {engine.version} for this GPU",
+            found=said,
+            fix=rebuild(engine.runtime),
+        )
     return opened
 
 
@@ -201,7 +214,7 @@ def _check_validity(trt: Any, runtime: Any, plan: bytes, engine: Engine, words: 
     validity, bits = runtime.get_engine_validity(plan)
     if validity == trt.EngineValidity.SUBOPTIMAL:
         logging.getLogger(__name__).warning(
-            "TensorRT-RTX says that the engine is not the fastest for this GPU. %s", REBUILD
+            "TensorRT-RTX says that the engine is not the fastest for this GPU. %s", rebuild(engine.runtime)
         )
     if validity != trt.EngineValidity.INVALID:
         return
@@ -212,7 +225,7 @@ def _check_validity(trt: Any, runtime: Any, plan: bytes, engine: Engine, words: 
         "TensorRT-RTX says that the engine cannot run here",
         expected=f"{engine.version} on a GPU of compute capability {targets}, with a driver that fits it",
         found=", ".join(reasons) or words.take(),
-        fix=REBUILD,
+        fix="Update the GPU's driver" if _OLD_DRIVER in reasons else rebuild(engine.runtime),
     )
 
 

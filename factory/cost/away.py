@@ -185,11 +185,11 @@ def forget(runs: Path, name: str, measured: Measurements) -> None:
             path.unlink()
 
 
-def unmeasured(runs: Path, name: str, lacking: int, asked: int) -> Unmeasured:
-    """The error that says what to carry where."""
+def unmeasured(runs: Path, name: str, lacking: int, asked: int, because: str) -> Unmeasured:
+    """The error that says what to carry where, and why it is not measured here."""
     own = "" if runs == Path("runs") else f" --runs {runs}"
     return Unmeasured(
-        f"{lacking} of {asked} networks have not been measured on device {name!r}, which is not this machine",
+        f"{lacking} of {asked} networks are not measured on device {name!r}, which is not this machine ({because})",
         expected=f"their latencies in {measured_path(name)}",
         found=f"{asked - lacking} of {asked}",
         fix=(

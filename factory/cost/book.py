@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from export.build.onnx import INPUT, OUTPUT
+from export.runtime.contract import Contract
 from export.runtime.engines import OnnxRunner
 from export.runtime.fingerprint import fingerprint
 from export.runtime.kit import Frame
@@ -26,18 +27,30 @@ SECONDS: Final = 0.05
 
 def is_away(device: DeviceProfile) -> bool:
     """Whether a device's latencies come from its station: its profile says so, or its runtime cannot run here."""
-    return device.measured == "station" or not runs_here(device)
+    return away_because(device) is not None
 
 
 def runs_here(device: DeviceProfile) -> bool:
     """Whether this machine has the runtime of a device, if it is one that runs the ONNX file itself."""
-    if device.runtime != "onnxruntime-cuda":
-        return device.runtime == "onnxruntime-cpu"
+    return _foreign_because(device) is None
+
+
+def away_because(device: DeviceProfile) -> str | None:
+    """Why a device's latencies come from its station; None where they are measured here."""
+    return 'its profile says measured = "station"' if device.measured == "station" else _foreign_because(device)
+
+
+def _foreign_because(device: DeviceProfile) -> str | None:
+    if not device.runtime.startswith("onnxruntime"):
+        return f"{device.runtime} builds and runs its engines there"
+    if device.runtime == "onnxruntime-cpu":
+        return None
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        return False
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        return "ONNX Runtime is not installed here"
+    providers = onnxruntime.get_available_providers()
+    return None if "CUDAExecutionProvider" in providers else f"ONNX Runtime here has only {', '.join(providers)}"
 
 
 def frame_of(plan: Plan) -> Frame:
@@ -53,15 +66,9 @@ def open_runner(model: bytes, plan: Plan, device: DeviceProfile) -> OnnxRunner:
 
 def open_model(model: bytes, device: DeviceProfile, input_name: str, output_name: str, frame: Frame) -> OnnxRunner:
     """Open an ONNX file as the station would on `device`."""
-    return OnnxRunner(
-        model,
-        runtime=device.runtime,
-        threads=device.threads,
-        input_name=input_name,
-        output_name=output_name,
-        frame_shape=(frame.height, frame.width, frame.channels),
-        classes=frame.classes,
-    )
+    shape = (frame.height, frame.width, frame.channels)
+    contract = Contract(input_name=input_name, output_name=output_name, frame_shape=shape, classes=frame.classes)
+    return OnnxRunner(model, contract, runtime=device.runtime, threads=device.threads)
 
 
 class LatencyBook:
@@ -121,7 +128,7 @@ class LatencyBook:
         for frame in {frames[i] for i in lacking}:
             want(self._runs, self.device.name, frame, [models[i] for i in lacking if frames[i] == frame])
         if lacking:
-            raise unmeasured(self._runs, self.device.name, len(lacking), len(keys))
+            raise unmeasured(self._runs, self.device.name, len(lacking), len(keys), str(away_because(self.device)))
         return [known[key].latency for key in keys]
 
     def _time(self, models: Sequence[bytes], plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:

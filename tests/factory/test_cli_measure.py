@@ -1,6 +1,8 @@
 """`factory measure` on this machine, and by way of a station: this machine again, from another folder."""
 
+import errno
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import Result
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.runtime import fingerprint, measuring
 from export.runtime.cli import main as station
@@ -107,10 +110,18 @@ def test_files_are_timed_in_every_way_and_the_machine_is_told(work: Path) -> Non
     assert "CPUExecutionProvider" in shown and "identity: processor" in shown and "circumstances: time" in shown
 
 
-def foreign(path: Path, kind: int, sizes: list[int | str]) -> Path:
-    node = helper.make_node("Identity", ["x"], ["y"])
-    values = [helper.make_tensor_value_info(name, kind, sizes) for name in "xy"]
-    body = helper.make_graph([node], "g", values[:1], values[1:])
+Sizes = list[int | str]
+
+
+def foreign(path: Path, taken: tuple[int, Sizes], given: tuple[int, Sizes]) -> Path:
+    """An ONNX file that takes "x" and gives "y": the frame as numbers, in a matrix whatever its shape."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["real"], to=given[0]),
+        helper.make_node("Reshape", ["real", "shape"], ["y"]),
+    ]
+    shape = numpy_helper.from_array(np.array([1, -1]), "shape")
+    values = [helper.make_tensor_value_info(name, *what) for name, what in (("x", taken), ("y", given))]
+    body = helper.make_graph(nodes, "g", values[:1], values[1:], [shape])
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return path
 
@@ -119,14 +130,41 @@ def test_files_that_are_no_such_model_are_refused(work: Path) -> None:
     (work / "text.onnx").write_text("no model at all")
     refused(measure("cpu-x86", "--model", work / "text.onnx"), 2, "text.onnx is no ONNX file")
     refused(measure("cpu-x86", "--model", work / "none.onnx"), 2, "cannot read", "none.onnx")
-    expected = "expected uint8 (N, height, width, channels) in, (N, classes) out"
-    for kind, sizes, told in (
-        (TensorProto.FLOAT, ["n", 3, 32, 32], "x float (n, 3, 32, 32)"),
-        (TensorProto.UINT8, ["n", "h", "w", 3], "x uint8 (n, h, w, 3)"),
-        (TensorProto.UINT8, ["n", 32, 32, 3], "y uint8 (n, 32, 32, 3)"),
-    ):
-        path = foreign(work / "foreign.onnx", kind, sizes)
-        refused(measure("cpu-x86", "--model", path), 2, expected, told)
+    (work / "empty.onnx").write_bytes(b"")
+    refused(measure("cpu-x86", "--model", work / "empty.onnx"), 2, "found nothing in, nothing out")
+
+
+UINT8, FLOAT, HALF = TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize(
+    ("taken", "given", "told"),
+    [
+        ((FLOAT, ["n", 3, 32, 32]), (FLOAT, ["n", 9]), "x float (n, 3, 32, 32)"),
+        ((FLOAT, ["n", 32, 32, 3]), (FLOAT, ["n", 9]), "x float (n, 32, 32, 3)"),
+        ((UINT8, ["n", 3, 32, 32]), (FLOAT, ["n", 9]), "x uint8 (n, 3, 32, 32)"),
+        ((UINT8, ["n", "h", "w", 3]), (FLOAT, ["n", 9]), "x uint8 (n, h, w, 3)"),
+        ((UINT8, [4, 32, 32, 3]), (FLOAT, [4, 9]), "x uint8 (4, 32, 32, 3)"),
+        ((UINT8, ["n", 32, 32, 3]), (HALF, ["n", 9]), "y float16 (n, 9)"),
+        ((UINT8, ["n", 32, 32, 3]), (FLOAT, ["n", 32, 32, 3]), "y float (n, 32, 32, 3)"),
+    ],
+)
+def test_models_of_another_contract_are_refused(
+    work: Path, taken: tuple[int, Sizes], given: tuple[int, Sizes], told: str
+) -> None:
+    path = foreign(work / "foreign.onnx", taken, given)
+    expected = "expected uint8 (N, height, width, 1 or 3) in, float (N, classes) out, N 1 or any"
+    refused(measure("cpu-x86", "--model", path), 2, expected, told, "factory export")
+
+
+def test_more_frames_than_a_model_takes_are_refused_in_the_words_of_every_runner(work: Path) -> None:
+    """With a batch that is declared to be 1, and with one that is any by its declaration alone."""
+    options = ("--batch", "4", "--rhythm-ms", "0")
+    one = foreign(work / "one.onnx", (UINT8, [1, 4, 4, 1]), (FLOAT, [1, 16]))
+    said = "the network does not take so many frames at once: expected a batch of 1, found a batch of 4"
+    refused(measure("cpu-x86", "--model", one, *options), 2, said, "Send one frame at a time")
+    liar = foreign(work / "liar.onnx", (UINT8, ["n", 4, 4, 1]), (FLOAT, ["n", 16]))
+    refused(measure("cpu-x86", "--model", liar, *options), 1, "expected float32 logits (4, 16), found float32 (1, 64)")
 
 
 def test_the_networks_of_a_line_are_timed_here(work: Path) -> None:
@@ -184,11 +222,22 @@ def test_files_travel_too(work: Path, tmp_path: Path) -> None:
     a, b = write_models(work)
     asked = ("pc-7", "--model", a, "--model", b, "--json")
     result = measure(*asked)
-    refused(result, 3, "2 of 2 networks have not been measured on device 'pc-7'")
+    refused(result, 3, "2 of 2 networks are not measured on device 'pc-7'")
     follow(result.stderr, tmp_path / "store")
     rows = json.loads(measure(*asked).stdout)["rows"]
     assert [row["sha256"] for row in rows] == [sha256(path.read_bytes()) for path in (a, b)]
     assert all(row["runs"] == 6 for row in rows)
+
+
+def test_why_a_device_is_not_this_machine_is_told(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (model,) = write_models(work, 1)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    for device, because in (
+        ("pc-7", 'its profile says measured = "station"'),
+        ("rtx-station", "tensorrt-rtx builds and runs its engines there"),
+        ("gpu-onnxruntime", "ONNX Runtime here has only CPUExecutionProvider"),
+    ):
+        refused(measure(device, "--model", model), 3, f"on device {device!r}, which is not this machine ({because}): ")
 
 
 def test_a_kit_holds_the_pictures_of_its_line_alone(work: Path, trusting: Callable[[], dict]) -> None:
@@ -268,6 +317,21 @@ def test_figures_of_another_machine_are_not_mixed_in(work: Path, tmp_path: Path,
     )  # fmt: skip
 
 
+def test_a_full_disk_is_told_by_what_could_not_be_written(
+    work: Path, tmp_path: Path, figures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    there = "expected a place with space that can be written, found No space left on device"
+    refused(measure("pc-7", "--kit", "more"), 2, "cannot write more", there, "name another folder by --kit")
+    assert not list(work.glob("*more*"))
+    trust = ("--trust", tmp_path / "store" / "station.key.pub")
+    refused(measure("pc-7", "--read", figures, *trust), 2, "cannot write profiles/devices/pc-7.measured.json", there)
+    assert {path.name for path in (work / "profiles" / "devices").iterdir()} == {"pc-7.toml"}
+
+
 def test_a_device_that_is_here_needs_no_kit(work: Path) -> None:
     refused(measure("cpu-x86", "--kit", "kit"), 2, "measured on this machine, not at a station", 'measured = "station"')
     assert not (work / "kit").exists()
@@ -289,5 +353,9 @@ def test_one_thing_at_a_time(arguments: str, found: str, work: Path) -> None:
 def test_two_onnxruntimes_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (model,) = write_models(work, 1)
     monkeypatch.setattr(fingerprint, "version", lambda name: "1.31.1")
-    refused(measure("cpu-x86", "--model", model), 3, "left to chance", "Uninstall both")
-    refused(measure("cpu-x86", "--line", "tiny"), 3, "left to chance", "Uninstall both")
+    refused(
+        measure("cpu-x86", "--model", model), 3, "left to chance", "pip uninstall onnxruntime onnxruntime-gpu, then"
+    )
+    refused(
+        measure("cpu-x86", "--line", "tiny"), 3, "left to chance", "pip uninstall onnxruntime onnxruntime-gpu, then"
+    )

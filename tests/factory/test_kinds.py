@@ -1,6 +1,7 @@
 """One line, two kinds of station: this machine, and one that is away; there and back until both have their bundle."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from factory.kinds import Served, serve, verdict
 from factory.profiles import load_line
 from factory.search.candidate import Candidate
 from factory.search.shortlist import Entry
+from tests.test_readme import blocks
 from tests.tiny import factory, make_images, make_line
 
 AWAY = 'description = "the PC of hall 7"\nruntime = "onnxruntime-cpu"\nmeasured = "station"\n'
@@ -104,6 +106,11 @@ def test_a_line_with_two_kinds_of_station_is_searched_once_and_each_gets_its_bun
     assert json.loads(factory("bench", "tiny", "--device", "hall-7", "--json").stdout)["device"] == "hall-7"
     unknown = factory("bench", "tiny", "--device", "hall-8")
     assert unknown.exit_code == 2 and "expected cpu-x86 or hall-7, found hall-8" in unknown.stderr
+
+    for command in blocks("kinds")[0]:
+        name, *arguments = shlex.split(command.replace("my-line", "tiny"))
+        given = factory(*arguments)
+        assert (name, given.exit_code) == ("factory", 0), given.output
 
     profile = work / "profiles" / "lines" / "tiny.toml"
     profile.write_text(profile.read_text().replace("shortlist = 2", "shortlist = 2\none_network = true"))

@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export.runtime.contract import Contract
 from export.runtime.ort_runner import OnnxRunner
 
 RECORD: dict[str, Any] = json.loads(Path(__file__).with_name("tensorrt.json").read_text("utf-8"))
 VERSIONS = sorted(name for name in RECORD if name.startswith("tensorrt"))
+CONTRACT = Contract(input_name="image", output_name="logits", frame_shape=(8, 8, 1), classes=3)
 MAGIC = b"fake plan of "
+KERNEL = b"kernel for "
 _BASIC: dict[str, type | tuple[type, ...]] = {
     "bool": bool, "int": int, "SupportsInt": int, "str": str, "tuple": tuple, "list": list, "Dims": (tuple, list),
     "buffer": bytes, "Buffer": bytes,
@@ -111,6 +114,7 @@ class Library(types.ModuleType):
         return all(self._is(kind, given) for (kind, _), given in zip(parameters, arguments, strict=False))
 
     def _is(self, kind: str, given: Any) -> bool:
+        kind = kind.removeprefix("nvinfer1::")
         basic = _BASIC.get(kind, getattr(self, kind, None))
         assert basic is not None, f"the record does not say what {kind} is"
         return isinstance(given, basic) and (kind == "bool" or not isinstance(given, bool))
@@ -193,8 +197,9 @@ class Cuda(types.ModuleType):
         self.queue(int(stream), lambda: ctypes.memmove(to, of, size))
 
     def _cudaStreamCreateWithFlags(self, flags: int) -> int:  # noqa: N802
-        self.queues[77] = []
-        return 77
+        handle = max(self.queues, default=76) + 1
+        self.queues[handle] = []
+        return handle
 
     def _cudaStreamDestroy(self, stream: int) -> None:  # noqa: N802
         del self.queues[stream]
@@ -235,6 +240,7 @@ class Machine:
         self.library, self.cuda = library, cuda
         self.profile: list[tuple[int, ...]] = []
         self.timings = b""
+        self.compiled: list[bytes] = []
         library.behave = {
             "INetworkDefinition.num_inputs": 1,
             "ITensor.name": "image",
@@ -249,13 +255,17 @@ class Machine:
             "IBuilderConfig.get_timing_cache": lambda config: config.__dict__["timings"],
             "Runtime.get_engine_validity": lambda *_: (library.EngineValidity.VALID, 0),
             "Runtime.deserialize_cuda_engine": self._deserialise,
+            "IRuntimeConfig.create_runtime_cache": lambda _: library.make("IRuntimeCache", data=b""),
+            "IRuntimeCache.deserialize": self._deserialise_kernels,
+            "IRuntimeCache.serialize": lambda cache: library.make("IHostMemory", data=cache.__dict__["data"]),
+            "IRuntimeConfig.set_runtime_cache": self._set_kernels,
             "ICudaEngine.num_io_tensors": 2,
             "ICudaEngine.get_tensor_name": lambda _, index: ("image", "logits")[index],
             "ICudaEngine.get_tensor_mode": self._mode,
             "ICudaEngine.get_tensor_dtype": self._dtype,
             "ICudaEngine.get_tensor_shape": lambda _, name: {"image": (-1, 8, 8, 1), "logits": (-1, 3)}[name],
             "ICudaEngine.get_tensor_profile_shape": lambda *_: self.profile,
-            "ICudaEngine.create_execution_context": lambda engine, *_: library.make("IExecutionContext", engine=engine),
+            "ICudaEngine.create_execution_context": self._create_context,
             "IExecutionContext.set_input_shape": self._set_input_shape,
             "IExecutionContext.set_tensor_address": self._set_address,
             "IExecutionContext.execute_async_v3": self._execute,
@@ -278,6 +288,20 @@ class Machine:
         assert plan.startswith(MAGIC)
         return self.library.make("ICudaEngine", model=plan.removeprefix(MAGIC))
 
+    def _deserialise_kernels(self, cache: Any, data: bytes) -> bool:
+        if not data.startswith(KERNEL):
+            return False
+        cache.__dict__["data"] = data
+        return True
+
+    def _set_kernels(self, config: Any, cache: Any) -> bool:
+        config.__dict__["kernels"] = cache
+        return True
+
+    def _create_context(self, engine: Any, config: Any = None) -> Any:
+        kernels = None if config is None else config.__dict__.get("kernels")
+        return self.library.make("IExecutionContext", engine=engine, kernels=kernels)
+
     def _mode(self, engine: Any, name: str) -> Any:
         modes = self.library.TensorIOMode
         return {"image": modes.INPUT, "logits": modes.OUTPUT}[name]
@@ -295,12 +319,17 @@ class Machine:
         context.__dict__[name] = address
         return True
 
+    def _compile(self, cache: dict[str, Any], kernel: bytes) -> None:
+        """One kernel for every shape."""
+        if kernel not in cache["data"]:
+            cache["data"] += kernel
+            self.compiled.append(kernel)
+
     def _execute(self, context: Any, stream: int) -> bool:
         state = context.__dict__
-        network = OnnxRunner(
-            state["engine"].__dict__["model"], runtime="onnxruntime-cpu", threads=1, input_name="image",
-            output_name="logits", frame_shape=(8, 8, 1), classes=3,
-        )  # fmt: skip
+        if state["kernels"] is not None:
+            self._compile(state["kernels"].__dict__, KERNEL + repr(state["shape"]).encode())
+        network = OnnxRunner(state["engine"].__dict__["model"], CONTRACT, runtime="onnxruntime-cpu", threads=1)
 
         def work() -> None:
             size = int(np.prod(state["shape"]))

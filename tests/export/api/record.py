@@ -62,6 +62,7 @@ CLASSES = {
         "get_timing_cache",
         "num_compute_capabilities",
         "set_compute_capability",
+        "progress_monitor",
         "int8_calibrator",
         "algorithm_selector",
     ),
@@ -93,7 +94,9 @@ CLASSES = {
         "execute_async_v3",
         "is_stream_capturable",
     ),
-    "IRuntimeConfig": ("dynamic_shapes_kernel_specialization_strategy",),
+    "IRuntimeConfig": ("dynamic_shapes_kernel_specialization_strategy", "create_runtime_cache", "set_runtime_cache"),
+    "IRuntimeCache": ("deserialize", "serialize"),
+    "IProgressMonitor": ("phase_start", "step_complete", "phase_finish"),
     "IInt8EntropyCalibrator2": (),
 }
 ENUMS = (

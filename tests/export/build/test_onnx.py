@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import export.build
 from export.build.onnx import ALLOWED_OPS, INPUT, OUTPUT, operations
 from export.build.onnx import export as to_onnx
+from export.runtime.contract import Contract
 from export.runtime.engines import OnnxRunner
 from export.runtime.errors import GateError
 from factory.spaces.network import build
@@ -48,15 +49,8 @@ def exported(channels: int = 3) -> bytes:
 
 
 def runner(data: bytes, channels: int = 3) -> OnnxRunner:
-    return OnnxRunner(
-        data,
-        runtime="onnxruntime-cpu",
-        threads=1,
-        input_name=INPUT,
-        output_name=OUTPUT,
-        frame_shape=(20, 24, channels),
-        classes=4,
-    )
+    contract = Contract(input_name=INPUT, output_name=OUTPUT, frame_shape=(20, 24, channels), classes=4)
+    return OnnxRunner(data, contract, runtime="onnxruntime-cpu", threads=1)
 
 
 def frames(count: int, channels: int = 3) -> np.ndarray:

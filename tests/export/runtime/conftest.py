@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from export.build.pack import golden_scores, pack
+from export.runtime.contract import Contract
 from export.runtime.decision import softmax
 from export.runtime.engines import OnnxRunner
 from export.runtime.image import RESIZE_RULE, decode, fit
@@ -80,15 +81,9 @@ def network(*, batch: int | str = "N", bias: tuple[float, float, float] = (0.0, 
 
 
 def runner(model: bytes, **changes: Any) -> OnnxRunner:
-    asked: dict[str, Any] = {
-        "runtime": "onnxruntime-cpu",
-        "threads": 1,
-        "input_name": "image",
-        "output_name": "logits",
-        "frame_shape": (SIZE, SIZE, 1),
-        "classes": len(LABELS),
-    }
-    return OnnxRunner(model, **(asked | changes))
+    runs_in = {name: changes.pop(name, usual) for name, usual in (("runtime", "onnxruntime-cpu"), ("threads", 1))}
+    usual = {"input_name": "image", "output_name": "logits", "frame_shape": (SIZE, SIZE, 1), "classes": len(LABELS)}
+    return OnnxRunner(model, Contract(**(usual | changes)), **runs_in)
 
 
 def draft(**changes: Any) -> Draft:

@@ -188,7 +188,20 @@ def test_a_reader_that_goes_away_ends_it_quietly(stalled: Any) -> None:
     assert (stalled.stderr.read(), stalled.wait(60)) == ("", 141)
 
 
-def test_ctrl_c_ends_it_quietly(stalled: Any) -> None:
+def test_ctrl_c_ends_it_in_one_line(stalled: Any) -> None:
     stalled.send_signal(signal.SIGINT)
     _, err = stalled.communicate(timeout=60)
-    assert (err, stalled.returncode) == ("", 130)
+    assert (err, stalled.returncode) == ("stopped\n", 130)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="asked of Linux")
+def test_output_that_a_full_disk_does_not_take_is_told(bundle: Path, trust: list[Path]) -> None:
+    command = [sys.executable, "-m", "export.runtime.cli", "verify", str(bundle), "--trust", str(trust[0])]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 3
+    assert last.startswith("error: nothing can be written there: expected a place that can be written, with space left")
+    assert "found No space left on device. Free some space" in last and "Traceback" not in done.stderr

@@ -1,18 +1,21 @@
 """The one builder: real TensorRT-RTX engines where the extra `rtx` is installed, and every recorded API of TensorRT."""
 
 import importlib.util
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
 from onnx import helper
 
+from export.runtime import engine_builder
 from export.runtime.engine_builder import EngineOptions, as_engine_runtime, build_engine
 from export.runtime.errors import EnvironmentLacks, GateError, UsageError
-from export.runtime.tensorrt_library import MODULES, header_version
+from export.runtime.tensorrt_library import MODULES, Words, header_version
 from tests.export.api.fake import RECORD, VERSIONS, Cuda, Machine, installed
 
 INSTALLED = all(importlib.util.find_spec(name) for name in MODULES["tensorrt-rtx"])
@@ -248,6 +251,63 @@ def test_a_profile_or_a_model_that_does_not_fit_is_refused(machine: Machine, tin
     machine.library.behave["INetworkDefinition.num_inputs"] = 2
     with pytest.raises(GateError, match="the model has 2 inputs instead of one"):
         build_engine(tiny.network(), TRT)
+
+
+@pytest.mark.parametrize("record", VERSIONS)
+def test_ctrl_c_cancels_a_build_and_keeps_none_of_its_timings(
+    record: str, tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = installed(monkeypatch, record)
+    went_on: list[bool] = []
+
+    def build(builder: object, network: object, config: Any) -> None:
+        config.progress_monitor.phase_start("Building engine", None, 6)
+        went_on.append(config.progress_monitor.step_complete("Building engine", 1))
+        signal.raise_signal(signal.SIGINT)
+        went_on.append(config.progress_monitor.step_complete("Building engine", 2))
+        config.progress_monitor.phase_finish("Building engine")
+
+    machine.library.behave["Builder.build_serialized_network"] = build
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(tiny.network(), EngineOptions(runtime=record.partition(" ")[0]), tmp_path)  # type: ignore[arg-type]
+    assert went_on == [True, False]
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not list(tmp_path.glob("*.timings"))
+
+
+@needs_rtx
+def test_ctrl_c_cancels_a_real_build(tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pressed as soon as it is listened for."""
+    listen, pressed, heard = signal.signal, list[int](), list[Words]()
+
+    def press(number: int, handler: Any) -> Any:
+        before = listen(number, handler)
+        if not pressed:
+            pressed.append(number)
+            signal.raise_signal(number)
+        return before
+
+    class Heard(Words):
+        def __init__(self, trt: Any) -> None:
+            super().__init__(trt)
+            heard.append(self)
+
+    monkeypatch.setattr(engine_builder, "Words", Heard)
+    monkeypatch.setattr(signal, "signal", press)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(tiny.network(), RTX)
+    assert "BuildCanceled" in heard[0].take()
+
+
+def test_a_process_that_ignores_ctrl_c_builds_on(machine: Machine, tiny: SimpleNamespace) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        built = build_engine(tiny.network(), TRT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert built.plan
+    assert "IBuilderConfig.progress_monitor" not in machine.library.names()
 
 
 def test_timings_are_kept_for_the_next_build_on_this_gpu_and_version(

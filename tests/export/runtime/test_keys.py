@@ -1,3 +1,5 @@
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -34,6 +36,25 @@ def test_a_key_is_never_overwritten_and_none_is_left_by_half(there: str, tmp_pat
         new_key(tmp_path / "key")
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "mine"
+
+
+@pytest.mark.parametrize("full_at", [1, 2])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_half_a_key_is_not_left_to_bar_the_way(
+    full_at: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def flush(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) == full_at:
+            raise error
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with pytest.raises((UsageError, KeyboardInterrupt), match=r"No space left|^$"):
+        new_key(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []
+    assert new_key(tmp_path / "key") in load_trusted([tmp_path])
 
 
 def test_a_folder_is_all_its_public_keys(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Kits and the files that come back: a real station, this machine, measures; every refusal is one clear message."""
 
+import errno
 import json
 import os
 import shutil
@@ -26,9 +27,11 @@ from export.runtime.kit import (
     sha256,
 )  # fmt: skip
 from export.runtime.manifest import Signer
+from export.runtime.station_key import station_key
 from export.runtime.strictjson import canonical_bytes
 from export.runtime.timing import Effort
 from export.runtime.trust import sign, sign_bundle
+from tests.export.api.fake import installed
 
 FRAME = Frame(height=8, width=8, channels=1, classes=3)
 
@@ -220,23 +223,75 @@ def test_a_kit_for_a_runtime_that_is_not_here_is_refused(
     assert told.startswith("error: the runtime tensorrt is not installed here: expected the package tensorrt")
 
 
+@pytest.mark.parametrize("record", ["tensorrt 11.4", "tensorrt-rtx 1.7"])
+def test_a_runtime_of_engines_gets_one_of_every_network_built_at_the_station(
+    record: str,
+    write_kit: Callable[..., Path],
+    trust: list[Path],
+    station: Said,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = installed(monkeypatch, record)
+    monkeypatch.setattr(fingerprint, "_runtime_version", lambda runtime: f"{runtime} 1.0")
+    out, runtime = tmp_path / "figures", record.partition(" ")[0]
+    code, _, told = station("measure", write_kit(runtime=runtime), "--out", out, "--trust", trust[0])
+    assert code == 0, told
+    assert "built 2 of 2 engines" in told and "measured 4 of 4 turns" in told
+    assert machine.library.names().count("Builder.build_serialized_network") == 2
+    assert machine.library.names().count("Runtime.deserialize_cuda_engine") == 4  # one a turn
+    found = read_measurements(out, load_trusted([tmp_path / "store" / "station.key.pub"]))
+    provider = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[runtime]
+    assert {r.latency.provider for r in found.results} == {f"{provider} {machine.library.__version__}"}
+
+
 def test_two_onnxruntimes_at_the_station_are_refused(
     write_kit: Callable[..., Path], trust: list[Path], station: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fingerprint, "version", lambda name: "1.31.1")
     code, _, told = station("measure", write_kit(), "--out", tmp_path / "figures", "--trust", trust[0])
     assert code == 3
-    assert "left to chance" in told and "Uninstall both" in told
+    assert (
+        "left to chance" in told and "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime\n" in told
+    )
 
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
     write_kit: Callable[..., Path], trust: list[Path], station: Said, tmp_path: Path
 ) -> None:
     kit = write_kit()
-    for out, found in ((tmp_path / "none" / "figures", "no such folder"), (tmp_path, "a folder")):
+    for out, found in ((tmp_path / "none" / "figures", "No such file or directory"), (tmp_path, "a folder")):
         code, _, told = station("measure", kit, "--out", out, "--trust", trust[0])
         assert code == 2
         assert f"cannot write {out}: found {found}" in told and "turns" not in told
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_full_disk_is_told_and_leaves_no_file(
+    when: str,
+    write_kit: Callable[..., Path],
+    trust: list[Path],
+    station: Said,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before anything is measured; or behind it, where something else filled the disk meanwhile."""
+    (tmp_path / "stick").mkdir()
+    station_key(tmp_path / "store")
+    flushed: list[int] = []
+
+    def full(descriptor: int) -> None:
+        flushed.append(descriptor)
+        if when == "before" or len(flushed) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "stick" / "figures"
+    code, _, told = station("measure", write_kit(), "--out", out, "--trust", trust[0])
+    assert code == 2
+    assert f"error: cannot write {out}: found No space left on device. Name a file" in told
+    assert ("turns" in told) is (when == "behind")
+    assert list(out.parent.iterdir()) == []
 
 
 @pytest.fixture

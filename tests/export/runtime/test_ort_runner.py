@@ -2,8 +2,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import helper, numpy_helper
 
 from export.runtime.errors import BundleRefused, EnvironmentLacks, UsageError
 
@@ -93,8 +95,32 @@ def test_frames_bound_once_are_computed_again_and_again(tiny: SimpleNamespace, f
         compute()
     with pytest.raises(UsageError, match=r"expected uint8 \(N, 8, 8, 1\)"):
         runner.bound(frames.astype(np.float32))
-    with pytest.raises(UsageError, match="one frame at a time: expected a batch of 1, found a batch of 5"):
+
+
+def test_more_frames_than_the_model_takes_are_refused_in_the_words_of_an_engine(
+    tiny: SimpleNamespace, frames: np.ndarray
+) -> None:
+    said = r"the network does not take so many frames at once: expected a batch of 1, found a batch of 5\. Send one"
+    with pytest.raises(UsageError, match=said):
         tiny.runner(tiny.network(batch=1)).bound(frames)
+
+
+def test_a_failure_while_it_computes_is_told_in_one_line_and_once(
+    tiny: SimpleNamespace, frames: np.ndarray, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A network that declares any batch, and fails at another than 1 inside."""
+    model = onnx.load_model_from_string(tiny.network())
+    shape = numpy_helper.from_array(np.array([1, 8, 8, 1]), "shape")
+    model.graph.initializer.append(shape)
+    model.graph.node[0].input[0] = "one"
+    model.graph.node.insert(0, helper.make_node("Reshape", ["image", "shape"], ["one"]))
+    runner = tiny.runner(model.SerializeToString())
+    assert runner.infer(frames[:1]).shape == (1, 3)
+    for call in (lambda: runner.infer(frames), runner.bound(frames)):
+        with pytest.raises(EnvironmentLacks, match=r"the runtime failed: found .*Reshape.*\. Restart the st") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("loads", "opened"), [(False, "no such library"), (True, "CPUExecutionProvider instead")])

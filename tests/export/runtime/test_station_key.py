@@ -19,6 +19,13 @@ def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE((store / "station.key").stat().st_mode) == 0o600
 
 
+def test_a_public_half_that_is_missing_is_written_again(tmp_path: Path) -> None:
+    identity = key_id(station_key(tmp_path).public_key())
+    (tmp_path / "station.key.pub").unlink()
+    assert key_id(station_key(tmp_path).public_key()) == identity
+    assert set(load_trusted([tmp_path / "station.key.pub"])) == {identity}
+
+
 def test_another_station_has_another_key(tmp_path: Path) -> None:
     keys = {station_key(tmp_path / name).private_bytes_raw() for name in "ab"}
     assert len(keys) == 2

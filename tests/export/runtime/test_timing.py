@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.runtime.contract import Contract
 from export.runtime.engines import OnnxRunner
 from export.runtime.timing import (
     CV_LIMIT,
@@ -44,15 +45,8 @@ def model(width: int) -> bytes:
 
 
 def opened(width: int) -> OnnxRunner:
-    return OnnxRunner(
-        model(width),
-        runtime="onnxruntime-cpu",
-        threads=1,
-        input_name="frame",
-        output_name="logits",
-        frame_shape=(8, 8, 1),
-        classes=2,
-    )
+    contract = Contract(input_name="frame", output_name="logits", frame_shape=(8, 8, 1), classes=2)
+    return OnnxRunner(model(width), contract, runtime="onnxruntime-cpu", threads=1)
 
 
 FRAME = np.zeros((1, 8, 8, 1), np.uint8)

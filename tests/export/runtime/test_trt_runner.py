@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from export.runtime import cuda
-from export.runtime.contract import Contract
 from export.runtime.engine_builder import EngineOptions, build_engine
 from export.runtime.engines import open_runner
 from export.runtime.errors import BundleRefused, EnvironmentLacks, UsageError
@@ -27,11 +26,10 @@ from export.runtime.manifest import DeviceContract, Draft, Engine, FileEntry, Ma
 from export.runtime.station import Station
 from export.runtime.tensorrt_library import MODULES
 from export.runtime.trt_runner import EngineRunner, check_gpu, check_version
-from tests.export.api.fake import MAGIC, RECORD, VERSIONS, Cuda, Machine, installed
+from tests.export.api.fake import CONTRACT, MAGIC, RECORD, VERSIONS, Cuda, Machine, installed
 from tests.export.api.record import describe_cuda
 
 INSTALLED = all(importlib.util.find_spec(name) for name in (*MODULES["tensorrt-rtx"], "cuda"))
-CONTRACT = Contract(input_name="image", output_name="logits", frame_shape=(8, 8, 1), classes=3)
 
 
 def opened(machine: Machine, tiny: SimpleNamespace, record: str, **changes: Any) -> EngineRunner:
@@ -179,13 +177,20 @@ def test_another_gpu_is_refused_unless_the_engine_was_built_for_it(
         check_gpu(engine, gpu)
 
 
+@pytest.mark.parametrize(
+    ("bits", "said"),
+    [
+        (2, r"found UNSUPPORTED_CC\. Build an engine for this station: .* --runtime tensorrt-rtx$"),
+        (2 | 4, r"found OLD_CUDA_DRIVER, UNSUPPORTED_CC\. Update the GPU's driver"),
+    ],
+)
 def test_a_gpu_that_rtx_does_not_know_is_told_by_its_own_diagnostics(
-    tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, bits: int, said: str
 ) -> None:
     machine = installed(monkeypatch, "tensorrt-rtx 1.7", Cuda(capability=(9, 0)))
     invalid = machine.library.EngineValidity.INVALID
-    machine.library.behave["Runtime.get_engine_validity"] = lambda *_: (invalid, 2 | 4)
-    with pytest.raises(EnvironmentLacks, match=r"found OLD_CUDA_DRIVER, UNSUPPORTED_CC\. Build an engine") as caught:
+    machine.library.behave["Runtime.get_engine_validity"] = lambda *_: (invalid, bits)
+    with pytest.raises(EnvironmentLacks, match=said) as caught:
         opened(machine, tiny, "tensorrt-rtx 1.7", targets=("8.6",))
     assert "1.7.1.116 on a GPU of compute capability 8.6" in str(caught.value)
     assert "Runtime.deserialize_cuda_engine" not in machine.library.names()
@@ -210,7 +215,7 @@ def test_an_engine_that_does_not_open_is_told_in_the_librarys_words(
         given[0].log(machine.library.ILogger.Severity.ERROR, "the plan is not of this platform")
 
     machine.library.behave["Runtime.deserialize_cuda_engine"] = fail
-    with pytest.raises(EnvironmentLacks, match="does not open the engine: found the plan is not of this platform"):
+    with pytest.raises(EnvironmentLacks, match=r"this GPU, found the plan is not of this platform\. Build an"):
         opened(machine, tiny, "tensorrt 10.12")
 
 

@@ -78,7 +78,7 @@ def test_a_device_that_is_not_here_is_not_timed_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runs, plans, ticks = tmp_path / "runs", drawn(3), Ticks()
-    with pytest.raises(Unmeasured, match=rf"3 of 3 networks have not been measured on device '{device.name}'") as error:
+    with pytest.raises(Unmeasured, match=rf"3 of 3 networks are not measured on device '{device.name}'") as error:
         LatencyBook(runs, device).measure(plans, ticks)
     assert (error.value.exit_code, ticks.count) == (3, 0)
     for command in (
