@@ -146,5 +146,16 @@ def _options(
         )
 
 
+def asleep(after_idle_ms: float | None, budget: BudgetLimits) -> str | None:
+    """What to say where a frame after idling takes longer than the budget, which is held back to back; else None."""
+    if after_idle_ms is None or after_idle_ms <= budget.latency_ms:
+        return None
+    return (
+        f"With a part every {budget.rhythm_ms:g} ms the processor idles between two, and a frame takes "
+        f"{after_idle_ms:.3f} ms: more than the budget of {budget.latency_ms:g} ms, which is held back to back. "
+        "Keeping the processor awake (governor 'performance', no deep sleep) may help: `station bench` measures it."
+    )
+
+
 def _counts(flow: Mapping[str, int] | None) -> tuple[int, int] | None:
     return None if flow is None else (flow["after"], flow["total"])

@@ -27,7 +27,7 @@ def _plain_errors() -> Iterator[None]:
         say(f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
+        say("stopped; complete work is kept, and the same command goes on from there")
         sys.exit(130)
     except (OSError, sqlite3.OperationalError) as error:
         name = getattr(error, "filename", None)

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix
 import factory
 from export.runtime.decision import decide, reject_scores, softmax
 from factory import page_choices as choices
+from factory.choice import asleep
 from factory.evidence.advice import formula, scope
 from factory.handover import bundle_id_of, versions
 from factory.outcome import Results
@@ -193,6 +194,10 @@ def _notes(results: Results, audit: dict[str, Any] | None) -> list[str]:
         f"Latency of candidates is predicted, and the {proof.level:.0%} upper bound of its interval held against the "
         f"budget. {str(proof)[0].upper()}{str(proof)[1:]}. What is delivered was measured."
     )
+    measured = results.choice["measured"].get(results.chosen.precision)
+    note = measured and asleep(measured["after_idle"]["p50_ms"], results.line.budget)
+    if note:
+        notes.append(note)
     parity = results.acceptance["parity"]
     notes.append(
         f"The delivered ONNX file ({results.chosen.precision}) and the collapsed network in torch decide alike on "

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.runtime.figures import unsteady
-from factory.choice import Option
+from factory.choice import Option, asleep
 from factory.doctor import Finding
 from factory.kinds import Served, verdict
 from factory.outcome import Results
@@ -235,11 +235,9 @@ def show_options(options: Sequence[Option], budget: BudgetLimits) -> None:
     title = f"ways to run it; budget {budget.latency_ms:g} ms, {budget.size_mb:g} MB; accuracy on validation images"
     show(title, columns, body)
     for o in options:
-        if o.recommended and o.after_idle_ms is not None and o.after_idle_ms > budget.latency_ms:
-            print(
-                f"with a part every {budget.rhythm_ms:g} ms the processor idles between two, and a frame takes "
-                f"{o.after_idle_ms:.3f} ms: more than the budget, which is held against frames back to back"
-            )
+        note = asleep(o.after_idle_ms, budget)
+        if o.recommended and note:
+            print(note)
 
 
 def _flow(flow: dict[str, int] | None) -> str:

@@ -217,7 +217,7 @@ def test_ctrl_c_in_a_stage_stops_with_one_line_and_the_same_command_goes_on(
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
         rest = process.stderr.read()
     assert process.returncode == 130, rest
-    assert "the same command goes on from here" in rest
+    assert "the same command goes on from there" in rest
     assert "Traceback" not in rest
     assert not list((runs / "tiny").glob(f"{stage}-*"))
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as again:

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from factory.choice import TURNS, options, weigh
+from factory.choice import TURNS, asleep, options, weigh
 from factory.cost.book import LatencyBook
 from factory.cost.probe import probe
 from factory.profiles import BudgetLimits, DeviceProfile
@@ -61,6 +61,12 @@ def test_the_table_tells_what_speaks_against_each_way() -> None:
     best, many = table[2:]
     assert (best.p50_ms, best.after_idle_ms, best.memory_mb, best.escapes) == (0.3, 0.7, 60.0, (1, 9))
     assert (many.p50_ms, many.after_idle_ms, many.frames_per_s) == (2.0, None, 500)
+
+
+def test_a_frame_that_takes_longer_than_the_budget_after_idling_is_told() -> None:
+    assert asleep(None, BUDGET) is None and asleep(0.5, BUDGET) is None
+    note = asleep(0.7, BUDGET)
+    assert note is not None and "every 20 ms" in note and "0.700 ms: more than the budget of 0.5 ms" in note
 
 
 def test_the_bench_recommends_what_was_delivered(finished: Finished) -> None:
