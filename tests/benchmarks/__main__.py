@@ -10,6 +10,7 @@ from tests.benchmarks import (
     collapse_latency,
     darts_search,
     engines,
+    kinds,
     modes,
     precision,
     prediction,
@@ -44,6 +45,7 @@ def main(context: click.Context) -> None:
 
 main.command("collapse-latency")(collapse_latency.main)
 main.command("engines")(engines.main)
+main.command("kinds")(kinds.main)
 main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)
 main.command("calibration")(calibration.main)

@@ -134,7 +134,7 @@ def test_device_that_cannot_be_measured_here(tmp_path: Path, finished: Finished)
         factory("space", profile, "--runs", tmp_path / "runs"),
         3,
         "rtx-station",
-        "not been measured",
+        "are not measured on device",
         "station measure kit",
     )
 
