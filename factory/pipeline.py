@@ -41,7 +41,7 @@ class Run(Trainings):
     def reference(self) -> Delivered | None:
         """The plain residual network of the same budgets, trained without noise; None if none fits or it is chosen."""
         chosen = self.chosen  # first: on the way there the plain networks are measured among others, in one walk
-        genome = plain_reference(self.pricing, self.latency_table, self.book)
+        genome = plain_reference(self.target)
         return None if genome is None or genome == chosen.genome else self._deliver(genome, PLAIN)
 
     def _deliver(self, genome: str, way: Way) -> Delivered:

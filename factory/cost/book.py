@@ -4,7 +4,7 @@ The book of measurements is an input of the search like the images are: with the
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from export.runtime.contract import Contract
 from export.runtime.engines import OnnxRunner
 from export.runtime.fingerprint import fingerprint
 from export.runtime.kit import Frame
-from export.runtime.timing import Summary, measure, random_frames
+from export.runtime.timing import Effort, Summary, Variant, measure, random_frames, time_variants
 from factory.cost.away import load_measured, unmeasured, want
 from factory.cost.probe import probe
 from factory.profiles import DeviceProfile
@@ -23,6 +23,7 @@ from factory.workspace import digest, read_json, sha256, write_json
 
 ROUNDS: Final = 3
 SECONDS: Final = 0.05
+CONFIRMED: Final = Effort(rounds=5, seconds=0.2, runs=10, warm_up_s=0.1)
 
 
 def is_away(device: DeviceProfile) -> bool:
@@ -71,6 +72,19 @@ def open_model(model: bytes, device: DeviceProfile, input_name: str, output_name
     return OnnxRunner(model, contract, runtime=device.runtime, threads=device.threads)
 
 
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A median in ms, and what it is at most: twice the spread of its turns more."""
+
+    ms: float
+    high_ms: float
+
+
+def confirmed(summary: Summary) -> Confirmed:
+    """The median of a summary, and its upper end."""
+    return Confirmed(summary.p50_ms, summary.p50_ms * (1 + 2 * summary.cv_turns))
+
+
 class LatencyBook:
     """Latencies of every graph ever timed on one device.
 
@@ -105,16 +119,40 @@ class LatencyBook:
             for _ in plans:
                 tick()
             return [summary.p50_ms for summary in carried]
-        entries: dict[str, float] = read_json(self._path)["p50_ms"] if self._path.exists() else {}
+        known = self._known()
+        entries: dict[str, float] = known["p50_ms"]
         keys = [sha256(model) for model in models]
         missing = [i for i, key in enumerate(keys) if key not in entries]
         for _ in range(len(plans) - len(missing)):
             tick()
         if missing:
             timed = self._time([models[i] for i in missing], [plans[i] for i in missing], tick)
-            entries |= {keys[i]: ms for i, ms in zip(missing, timed, strict=True)}
-            self._write(entries, len(missing))
+            entries.update({keys[i]: ms for i, ms in zip(missing, timed, strict=True)})
+            self._write(known, len(missing))
         return [entries[key] for key in keys]
+
+    def confirm(self, plans: Sequence[Plan]) -> list[Confirmed]:
+        """Time plans as thoroughly as a station does, those that the book lacks: what is trained must not miss later.
+
+        Raises:
+            Unmeasured: as `measure` does.
+        """
+        models = [probe(plan) for plan in plans]
+        if self.away:
+            return [confirmed(summary) for summary in self.carried(models, [frame_of(plan) for plan in plans])]
+        known = self._known()
+        entries: dict[str, list[float]] = known["confirmed_ms"]
+        keys = [sha256(model) for model in models]
+        missing = [i for i, key in enumerate(keys) if key not in entries]
+        if missing:
+            shape = plans[0].input
+            frames = random_frames((shape.height, shape.width, shape.channels))
+            variants = [Variant(partial(open_runner, models[i], plans[i], self.device), frames) for i in missing]
+            for i, latency in zip(missing, time_variants(variants, CONFIRMED), strict=True):
+                told = confirmed(latency.summary)
+                entries[keys[i]] = [round(told.ms, 5), round(told.high_ms, 5)]
+            self._write(known, len(missing))
+        return [Confirmed(*entries[key]) for key in keys]
 
     def carried(self, models: Sequence[bytes], frames: Sequence[Frame]) -> list[Summary]:
         """What the station of an away device measured of ONNX files, each with what it takes.
@@ -144,12 +182,15 @@ class LatencyBook:
         )
         return [round(latency.p50, 5) for latency in timed]
 
-    def _write(self, entries: dict[str, float], fresh: int) -> None:
-        before = read_json(self._path).get("occasions", []) if self._path.exists() else []
+    def _known(self) -> dict[str, Any]:
+        empty: dict[str, Any] = {"p50_ms": {}, "confirmed_ms": {}, "occasions": []}
+        return empty | read_json(self._path) if self._path.exists() else empty
+
+    def _write(self, known: dict[str, Any], fresh: int) -> None:
         occasion = {"networks": fresh, **fingerprint(self.device.runtime).circumstances}
-        document = {"fingerprint": self.fingerprint, "p50_ms": entries, "occasions": [*before, occasion]}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, document)
+        occasions = [*known["occasions"], occasion]
+        write_json(self._path, {**known, "fingerprint": self.fingerprint, "occasions": occasions})
 
 
 def figures(summary: Summary, samples_ms: Sequence[float] = ()) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from factory.cost.book import LatencyBook
+from factory.cost.book import Confirmed, LatencyBook
 from factory.cost.design import design
 from factory.cost.latency import LatencyModel, Law, fit_law, terms_of
 from factory.cost.transfer import fit_latency
@@ -30,6 +30,9 @@ class Timings(Protocol):
 
     def measure(self, plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:
         """Return the median latency in ms of every plan; a tick a plan."""
+
+    def confirm(self, plans: Sequence[Plan]) -> list[Confirmed]:
+        """Return the median latency of every plan, timed as thoroughly as a station does, and its upper end."""
 
 
 @dataclass(frozen=True, slots=True)

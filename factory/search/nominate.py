@@ -5,9 +5,10 @@ All that may be needed is measured at once, on every target: a station may have 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
-from factory.cost.table import Table, Timings
+from factory.cost.book import Confirmed
 from factory.search.candidate import Candidate, Pricing, standing
 from factory.search.target import Target, ask_all
 from factory.spaces.residual import parse, plain_genomes
@@ -55,36 +56,48 @@ def near_plain(pricing: Pricing) -> list[str]:
     return [genome for _, genome in sorted(near, reverse=True)]
 
 
-def reference(pricing: Pricing, table: Table, book: Timings) -> str | None:
-    """The plain residual network with most MACs that keeps both budgets when measured, or None if none does."""
-    near = near_plain(pricing)
-    timed = book.measure([table.plan(genome) for genome in near], lambda: None) if near else []
-    return next((genome for genome, ms in zip(near, timed, strict=True) if ms <= pricing.limits.latency_ms), None)
-
-
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What was measured on one target, in ms by genome."""
+    """What was measured briefly on one target, in ms by genome."""
 
     target: Target
     timed: Mapping[str, float]
 
     def keeps(self, genome: str) -> bool:
-        """Whether a network keeps the budgets."""
+        """Whether a network keeps the budgets, also when measured thoroughly: its training must not be in vain."""
         pricing = self.target.pricing
-        return pricing.keeps(pricing.costs(parse(genome)), self.timed[genome])
+        costs = pricing.costs(parse(genome))
+        return pricing.keeps(costs, self.timed[genome]) and pricing.keeps(costs, self._confirmed(genome).high_ms)
 
     def standing(self, told: Sequence[Candidate]) -> list[Candidate]:
         """Those that keep the budgets, as they are here."""
-        return standing(told, self.target.pricing, self.timed, self.target.ranking)
+        kept = [c for c in told if self.keeps(c.genome)]
+        known = {c.genome: self._confirmed(c.genome).ms for c in kept}
+        return standing(kept, self.target.pricing, known, self.target.ranking)
+
+    def _confirmed(self, genome: str) -> Confirmed:
+        (found,) = self.target.book.confirm([self.target.table.plan(genome)])
+        return found
+
+
+def reference(target: Target) -> str | None:
+    """The plain residual network with most MACs that keeps both budgets when measured, or None if none does."""
+    near = near_plain(target.pricing)
+    (tried,) = _try(near, [target])
+    return next(filter(tried.keeps, near), None)
 
 
 def _try(genomes: Sequence[str], targets: Sequence[Target]) -> list[Tried]:
     def ask(target: Target) -> Tried:
-        timed = target.book.measure([target.table.plan(genome) for genome in genomes], lambda: None)
+        timed = target.book.measure([target.table.plan(g) for g in genomes], lambda: None) if genomes else []
         return Tried(target, dict(zip(genomes, timed, strict=True)))
 
     return ask_all(targets, ask)
+
+
+def _first(number: int, candidates: Sequence[Candidate], tried: Sequence[Tried]) -> list[Candidate]:
+    """The first that keep the budgets everywhere, and no more looked at than that takes."""
+    return list(islice((c for c in candidates if all(one.keeps(c.genome) for one in tried)), number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +126,8 @@ def nominate(found: Mapping[str, Sequence[Candidate]], number: int, targets: Seq
     every = [*best.values(), shared]
     asked = [c.genome for own in every for c in own] + [genome for own in plain.values() for genome in own]
     tried = _try(list(dict.fromkeys(asked)), targets)
-    chosen = [c for one in tried for c in [c for c in best[one.target.device] if one.keeps(c.genome)][:number]]
-    chosen += [c for c in shared if all(one.keeps(c.genome) for one in tried)][:number]
+    chosen = [c for one in tried for c in _first(number, best[one.target.device], [one])]
+    chosen += _first(number, shared, tried)
     references = {one.target.device: next(filter(one.keeps, plain[one.target.device]), None) for one in tried}
     return Nominated(
         list({c.genome: c for c in chosen}.values()),

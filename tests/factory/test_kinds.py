@@ -30,7 +30,8 @@ QUICK = Effort(rounds=2, seconds=0.0, runs=5, warm_up_s=0.0)
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workstation's folder with a tiny line of two kinds of station, and a key; quick timings."""
     for owner, name, value in (
-        (measuring, "CARRIED", QUICK), (book, "SECONDS", 0.002), (table, "MEASURED", 10), (design, "DRAWS", 200),
+        (measuring, "CARRIED", QUICK), (book, "SECONDS", 0.002), (book, "CONFIRMED", QUICK),
+        (table, "MEASURED", 10), (design, "DRAWS", 200),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, value)
     folder = tmp_path / "work"

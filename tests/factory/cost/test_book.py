@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from export.runtime.errors import UsageError
 from export.runtime.fingerprint import fingerprint
 from export.runtime.kit import Frame, Measurements, Result
 from export.runtime.manifest import Signer
-from export.runtime.timing import Latency
+from export.runtime.timing import Effort, Latency, Variant
 from factory.cost import book
 from factory.cost.away import Unmeasured, add, settings_of, wanted
 from factory.cost.book import LatencyBook, open_runner
@@ -54,6 +55,30 @@ def test_the_book_says_on_what_and_when_it_was_measured(tmp_path: Path) -> None:
     assert written["fingerprint"]["machine"] == fingerprint("onnxruntime-cpu").identity
     assert [occasion["networks"] for occasion in written["occasions"]] == [2, 1]
     assert all({"time", "load", "governor", "clock_mhz"} <= set(occasion) for occasion in written["occasions"])
+
+
+def test_what_is_confirmed_is_timed_thoroughly_once_and_stands_beside_what_was_timed_briefly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    efforts: list[tuple[int, Effort]] = []
+
+    def timed(variants: Sequence[Variant], effort: Effort) -> list[Latency]:
+        efforts.append((len(variants), effort))
+        return [Latency((1.0, 1.0, 1.1, 1.1, 1.2, 1.2), turn_medians_ms=(1.0, 1.1, 1.2)) for _ in variants]
+
+    monkeypatch.setattr(book, "time_variants", timed)
+    plans = drawn(3)
+    brief = LatencyBook(tmp_path, DEVICE).measure(plans, Ticks())
+    found = LatencyBook(tmp_path, DEVICE).confirm(plans[:2])
+    spread = float(np.std([1.0, 1.1, 1.2]) / np.mean([1.0, 1.1, 1.2]))
+    for told in found:
+        assert told.ms == 1.1
+        assert told.high_ms == pytest.approx(1.1 * (1 + 2 * spread), rel=0.3) and told.high_ms > 1.15
+    assert LatencyBook(tmp_path, DEVICE).confirm(plans)[:2] == found
+    assert efforts == [(2, book.CONFIRMED), (1, book.CONFIRMED)]
+    assert LatencyBook(tmp_path, DEVICE).measure(plans, Ticks()) == brief
+    (path,) = (tmp_path / "devices").iterdir()
+    assert [occasion["networks"] for occasion in read_json(path)["occasions"]] == [3, 2, 1]
 
 
 @pytest.fixture

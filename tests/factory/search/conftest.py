@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from factory.cost.book import Confirmed
 from factory.cost.features import NAMES, features
 from factory.cost.latency import LatencyModel, Law
 from factory.cost.table import Table
@@ -45,6 +46,10 @@ class MadeUpBook:
         """Time every plan by the law."""
         self.asked.append(list(plans))
         return [self._ms(plan) for plan in plans]
+
+    def confirm(self, plans: Sequence[Plan]) -> list[Confirmed]:
+        """Say the same again, without doubt."""
+        return [Confirmed(self._ms(plan), self._ms(plan)) for plan in plans]
 
     def _ms(self, plan: Plan) -> float:
         seed = int(1e6 * features(plan).sum())

@@ -6,6 +6,7 @@ import pytest
 
 from export.runtime.errors import EnvironmentLacks
 from factory.cost.away import Unmeasured
+from factory.cost.book import Confirmed
 from factory.cost.latency import LatencyModel
 from factory.cost.table import Table
 from factory.score.ranking import PowerLaw
@@ -33,15 +34,25 @@ class ToldBook:
     told: Mapping[str, float] = field(default_factory=dict)
     otherwise: float = 0.1
     away: bool = False
+    doubt: float = 0.0
     asked: list[int] = field(default_factory=list)
+    confirmed: list[Plan] = field(default_factory=list)
 
     def measure(self, plans: Sequence[Plan], tick: Callable[[], None]) -> list[float]:
         """Answer from what was told."""
         self.asked.append(len(plans))
         if self.away:
             raise Unmeasured(f"{len(plans)} networks have not been measured", fix="walk")
+        return [self._ms(p) for p in plans]
+
+    def confirm(self, plans: Sequence[Plan]) -> list[Confirmed]:
+        """Answer what was told, and `doubt` more at most."""
+        self.confirmed += plans
+        return [Confirmed(self._ms(p), self._ms(p) + self.doubt) for p in plans]
+
+    def _ms(self, network: Plan) -> float:
         known = {plan(parse(genome), PICTURE, 2): ms for genome, ms in self.told.items()}
-        return [known.get(p, self.otherwise) for p in plans]
+        return known.get(network, self.otherwise)
 
 
 def made(genome: str, score: float, swap: float = 1.0) -> Candidate:
@@ -84,15 +95,15 @@ def test_the_reference_is_the_largest_plain_network_that_fits_when_measured(pric
         str(g): c.macs for g, c in zip(plain, costs, strict=True) if c.size_mb <= 0.3 and measured[str(g)] <= 0.3
     }
     book = ToldBook(measured)
-    chosen = reference(pricing, TABLE, book)
+    chosen = reference(station(pricing, book))
     assert 1 < len(fitting) < len(plain)
     assert chosen is not None and fitting[chosen] == max(fitting.values())
     assert book.asked == [len(near_plain(pricing))]
 
 
 def test_there_is_no_reference_where_no_plain_network_fits(pricing_of: PricingOf) -> None:
-    assert reference(pricing_of(size_mb=1e-5), TABLE, ToldBook()) is None
-    assert reference(pricing_of(), TABLE, ToldBook(otherwise=0.31)) is None
+    assert reference(station(pricing_of(size_mb=1e-5), ToldBook())) is None
+    assert reference(station(pricing_of(), ToldBook(otherwise=0.31))) is None
 
 
 def test_those_that_measure_above_the_budget_are_passed_over(pricing_of: PricingOf) -> None:
@@ -100,6 +111,13 @@ def test_those_that_measure_above_the_budget_are_passed_over(pricing_of: Pricing
     target = station(pricing_of(latency_ms=0.3), ToldBook({A: 0.31, STEM: 0.3, KINDS: 0.1}))
     assert [c.genome for c in nominate(found, 2, [target]).candidates] == [STEM, KINDS]
     assert [c.genome for c in nominate(found, 1, [target]).candidates] == [STEM]
+
+
+def test_one_that_may_miss_the_budget_when_it_is_measured_thoroughly_is_not_trained(pricing_of: PricingOf) -> None:
+    found = {"bench": [made(A, 9), made(STEM, 8), made(LONGER, 7), made(KINDS, 6)]}
+    book = ToldBook({A: 0.31, STEM: 0.295, LONGER: 0.28, KINDS: 0.1}, otherwise=0.5, doubt=0.01)
+    assert [c.genome for c in nominate(found, 1, [station(pricing_of(latency_ms=0.3), book)]).candidates] == [LONGER]
+    assert book.confirmed == [plan(parse(genome), PICTURE, 2) for genome in (STEM, LONGER)]  # and no more than needed
 
 
 def test_networks_for_all_are_those_that_stand_everywhere_the_least_bad_place_first() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from export.runtime.errors import GateError
+from export.runtime.timing import Effort
 from factory.cost import book
 from factory.cost.book import LatencyBook
 from factory.cost.latency import LatencyModel
@@ -39,6 +40,7 @@ KINDS = "stem_w8_s1-mb_w8_d1_k5_e2_s1-basic_w16_d1_k3_e1_s2"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(book, "SECONDS", 0.002)
+    monkeypatch.setattr(book, "CONFIRMED", Effort(rounds=2, seconds=0.0, runs=3, warm_up_s=0.0))
 
 
 class Stopped(Exception):  # noqa: N818
@@ -75,7 +77,7 @@ def test_candidates_and_the_reference_are_trained_and_the_best_on_validation_com
     assert {e.candidate.genome: e.role for e in entries} == {
         A: "candidate",
         KINDS: "candidate",
-        str(reference(pricing, TABLE, LatencyBook(tmp_path, DEVICE))): "reference",
+        str(reference(Target(pricing, TABLE, LatencyBook(tmp_path, DEVICE), SIZE))): "reference",
     }
     assert [e.val_loss for e in entries] == sorted(e.val_loss for e in entries)
     for e in entries:
