@@ -5,7 +5,7 @@ python -m tests.benchmarks kinds
 Space `residual`, 32 x 32 grey made pictures, this machine with one thread as both kinds: one roomy (0.15 ms, 1 MB),
 one tight (0.06 ms, 0.1 MB). Searches of 600 candidates for each alone, one of 600 for both, and one of 1,200 for both,
 which scores as many for each as the two do. What counts is the score of the best that keeps the budgets, measured, of
-different kinds (`shortlist` takes the best of several), over that of the search alone; medians of five seeds.
+different kinds (`shortlist` takes the best of several), over that of the search alone; medians of three seeds.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ from factory.search.target import Target
 from factory.spaces.plan import Input
 from factory.training.pictures import standard
 
-SEEDS, CANDIDATES, SHORTLIST, PICTURES = 5, 600, 3, 64
+SEEDS, CANDIDATES, SHORTLIST, PICTURES = 3, 600, 3, 64
 PICTURE: Final = Input(32, 32, 1)
 ROOMY: Final = BudgetLimits(device="cpu-x86", latency_ms=0.15, size_mb=1.0)
 TIGHT: Final = BudgetLimits(device="tight", latency_ms=0.06, size_mb=0.1)
