@@ -45,7 +45,7 @@ def fingerprint(runtime: Runtime) -> Fingerprint:
     identity: JsonObject = {
         "processor": cpu.get("model name") or platform.processor() or platform.machine() or UNKNOWN,
         "architecture": platform.machine() or UNKNOWN,
-        "vector": [name for name in _VECTORS if name in cpu.get("flags", cpu.get("Features", "")).split()],
+        "vector": list(vector_units()),
         "cores": _cores(),
         "clock_min_mhz": _frequency("cpuinfo_min_freq"),
         "clock_max_mhz": _frequency("cpuinfo_max_freq"),
@@ -65,6 +65,13 @@ def fingerprint(runtime: Runtime) -> Fingerprint:
         identity["gpu"] = own
         circumstances["gpu"] = now
     return Fingerprint(identity, circumstances)
+
+
+def vector_units() -> tuple[str, ...]:
+    """The vector instructions of this processor that matter here, as Linux calls them; empty where nobody says."""
+    cpu = _cpuinfo()
+    known = cpu.get("flags", cpu.get("Features", "")).split()
+    return tuple(name for name in _VECTORS if name in known)
 
 
 def _runtime_version(runtime: Runtime) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from export.runtime.contract import Contract, check_batch, mismatch
 from export.runtime.errors import EnvironmentLacks
+from export.runtime.fingerprint import vector_units
 
 PROVIDERS: Final = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
 _CUDA: Final = PROVIDERS["onnxruntime-cuda"]
@@ -114,6 +116,16 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+@cache
+def _adds_exactly() -> bool:
+    """Whether products of int8 are added up in 32 bits here whatever ONNX Runtime is told.
+
+    An x86 processor without VNNI or AMX adds them up in 16, which saturate: scores would be others than elsewhere. It
+    has to be told, and takes longer for it; so would one that has them, more than twice as long.
+    """
+    return bool({"avx_vnni", "avx512_vnni", "amx_tile"}.intersection(vector_units()))
+
+
 def _open_session(model: bytes, runtime: str, threads: int) -> Any:  # onnxruntime ships no types
     provider = PROVIDERS.get(runtime)
     if provider is None:
@@ -127,8 +139,8 @@ def _open_session(model: bytes, runtime: str, threads: int) -> Any:  # onnxrunti
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    # On x86 without VNNI int8 products are added up in 16 bits, which saturate: scores would be others than elsewhere.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not _adds_exactly():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if provider == _CUDA:
         # Otherwise nodes CUDA cannot take would run on the CPU, silently and slowly.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 from export.build.quantise import CALIBRATIONS, Flavour, calibrate, quantise
 from export.runtime.decision import softmax
 from export.runtime.engine_builder import EngineOptions, build_engine
+from export.runtime.ort_runner import _adds_exactly
 from tests.graphs import MEAN, SCALE, frames, residual
 
 BOTH: tuple[Flavour, ...] = ("cpu", "tensorrt")
@@ -48,6 +49,15 @@ def test_scores_stay_near_on_pictures_that_did_not_calibrate(
     difference = np.abs(softmax(run(model.SerializeToString(), x)) - softmax(run(residual(), x))).max()
     assert 0 < difference < 0.15
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not _adds_exactly(), reason="this processor has neither VNNI nor AMX")
+def test_integer_kernels_are_exact_on_this_processor_without_being_told(tmp_path: Path) -> None:
+    model, x = int8(tmp_path, "cpu").SerializeToString(), frames(200, seed=1)
+    told = onnxruntime.SessionOptions()
+    told.add_session_config_entry("session.x64quantprecision", "1")
+    exact = onnxruntime.InferenceSession(model, told).run(None, {"frame": x})[0]
+    assert np.array_equal(run(model, x), exact)
 
 
 def test_weights_are_within_half_a_step_a_channel(tmp_path: Path) -> None:

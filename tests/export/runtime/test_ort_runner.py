@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from export.runtime import ort_runner
 from export.runtime.errors import BundleRefused, EnvironmentLacks, UsageError
 
 
@@ -144,3 +146,27 @@ def test_cuda_that_does_not_load_is_not_replaced_by_the_processor(
         tiny.runner(tiny.network(), runtime="onnxruntime-cuda")
     assert asked == [{"providers": ["CUDAExecutionProvider"], "enable_fallback": 0, "strict": "1"}]
     assert capfd.readouterr().out == ""
+
+
+@pytest.fixture
+def _another_processor() -> Iterator[None]:
+    ort_runner._adds_exactly.cache_clear()
+    yield
+    ort_runner._adds_exactly.cache_clear()
+
+
+@pytest.mark.usefixtures("_another_processor")
+@pytest.mark.parametrize(
+    ("vectors", "told"),
+    [((), True), (("avx2", "avx512f"), True), (("avx2", "avx_vnni"), False), (("avx512_vnni", "amx_tile"), False)],
+)
+def test_a_processor_whose_int8_sums_would_saturate_is_told_to_be_exact_and_no_other_is_slowed(
+    vectors: tuple[str, ...], told: bool, tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort_runner, "vector_units", lambda: vectors)
+    options = tiny.runner(tiny.network())._session.get_session_options()
+    if told:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="does not have configuration with key"):
+            options.get_session_config_entry("session.x64quantprecision")
