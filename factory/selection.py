@@ -40,7 +40,7 @@ class Selection(Groundwork):
         }
 
         def work(folder: Path) -> None:
-            with progress.bar("search", settings.candidates) as update, self._engine() as engine:
+            with progress.bar("search", settings.candidates * len(self.targets)) as update, self._engine() as engine:
                 search(
                     settings, self.targets, self.data.train, self.norm, engine, folder, lambda n: update(n, ""),
                     self._say,

@@ -86,17 +86,17 @@ def evolve(
     """Search until enough are scored, going on from what `state` holds; return all of this turn and those before.
 
     A candidate is told as the target sees it for which it was asked; `Target.standing` tells what it is to the others.
-    `tick` is called with the number of candidates so far. Without a `turn`, `settings.candidates` are enough.
+    `tick` is called with the number of candidates so far. Without a `turn`, `settings.candidates` for each are enough.
 
     Raises:
         GateError: if no genome that keeps the budgets was found at all.
     """
-    turn = turn or Turn(0, settings.candidates)
+    turn = turn or Turn(0, settings.candidates * len(targets))
     rng = np.random.default_rng(settings.seed)
     generation, told = state.restore(rng), state.told(turn.number)
     while len(told) < turn.until and not state.ended(turn.number):
         tick(len(told))
-        number = min(settings.population, turn.until - len(told))
+        number = min(settings.population * len(targets), turn.until - len(told))
         asked = _generation(told, number, settings.population, targets, rng)
         if not asked:
             break
@@ -120,7 +120,7 @@ def _learned(
     rounds: list[list[Round]] = [[] for _ in targets]
     shares = WALKED if any(target.book.away for target in targets) else SHARES
     for number, share in enumerate(shares):
-        told = go_on(targets, Turn(number, round(share * settings.candidates)))
+        told = go_on(targets, Turn(number, round(share * settings.candidates * len(targets))))
         measured = ask_all(targets, partial(measure_front, told))
         if number and share == shares[-1] and not any(done.measured for _, done in measured):
             break
@@ -147,7 +147,8 @@ def search(
 ) -> None:
     """Run the evolution in `folder`, going on from what is there; leave search.json.
 
-    One search serves all `targets`, each with a front of its own. After each of `SHARES` of the candidates the fronts
+    One search serves all `targets`, each with `settings.candidates` sought for it, which are weighed for all, and a
+    front of its own. After each of `SHARES` of the candidates the fronts
     are measured, the models refitted with that, and what no longer keeps the budgets is left out.
 
     Raises:

@@ -86,7 +86,7 @@ def test_one_search_serves_a_roomy_and_a_tight_kind_of_station(
     here = aimed(roomy, measuring_of(), ranking)
     limits = tight.limits.model_copy(update={"device": "tight"})
     there = aimed(Pricing(tight.picture, 2, limits, law), measuring_of(factor=0.9), ranking)
-    settings = SearchSettings(candidates=60, population=20, repeats=1)
+    settings = SearchSettings(candidates=30, population=10, repeats=1)
     search(settings, [here, there], train, standard(train.images), Serial(), tmp_path, lambda _: None, lambda _: None)
     own, other = load_search(tmp_path, "bench"), load_search(tmp_path, "tight")
     assert own.evaluated == other.evaluated == 60
