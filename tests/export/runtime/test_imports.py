@@ -26,7 +26,7 @@ def allowed(name: str) -> bool:
     return name.partition(".")[0] in ALWAYS or f"{name}.".startswith("export.runtime.")
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.stem)
 def test_the_runtime_imports_only_what_a_station_has(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     foreign = {name for name in imported(tree) if not allowed(name)}

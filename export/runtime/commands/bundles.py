@@ -1,0 +1,93 @@
+"""Commands on a bundle: verify it, inspect pictures by it, build its engine for this station."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.runtime.commands.common import Commands, add_bundle, add_runtime, pictures_in, store_of, trusted_keys
+from export.runtime.errors import FactoryError
+from export.runtime.manifest import bundle_id
+from export.runtime.trust import verify_bundle
+
+if TYPE_CHECKING:
+    from export.runtime.station import Station
+
+
+def add(commands: Commands, keys: argparse.ArgumentParser) -> None:
+    """Add verify, inspect and rebuild-engine."""
+    verify = commands.add_parser("verify", parents=[keys], help="check who signed a bundle and every byte of it")
+    add_bundle(verify)
+    verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    verify.set_defaults(run=_verify)
+    inspect = commands.add_parser("inspect", parents=[keys], help="print one JSON line with a verdict a picture")
+    add_bundle(inspect)
+    inspect.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a picture, or a folder of pictures")
+    add_runtime(inspect)
+    inspect.set_defaults(run=_inspect)
+    rebuild = commands.add_parser(
+        "rebuild-engine", parents=[keys], help="build the engine on this machine from the bundle's ONNX model"
+    )
+    add_bundle(rebuild)
+    add_runtime(rebuild)
+    rebuild.set_defaults(run=_rebuild)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    try:
+        verified = verify_bundle(options.bundle, trusted_keys(options))
+    except FactoryError as error:
+        if not options.json:
+            raise
+        print(json.dumps({"ok": False, "bundle": None, "key_id": None, "problems": [str(error)]}))
+        return error.exit_code
+    name = bundle_id(verified.manifest_bytes)
+    if options.json:
+        print(json.dumps({"ok": True, "bundle": name, "key_id": verified.key_id, "problems": []}))
+        return 0
+    signer = verified.manifest.signer.name
+    print(f"bundle {name} for the line {verified.manifest.line} is whole")
+    print(f"signed by {signer}, key {verified.key_id}, trusted here")
+    print(f"next: station inspect {shlex.quote(str(options.bundle))} PICTURES", file=sys.stderr)
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from export.runtime.station import Station
+
+    pictures = [picture for path in options.paths for picture in pictures_in(path)]
+    station = Station.load(options.bundle, trusted_keys(options), runtime=options.runtime, store=store_of(options))
+    verdicts: Counter[str] = Counter()
+    for picture in pictures:
+        line = _line(station, picture)
+        verdicts[str(line["verdict"])] += 1
+        print(json.dumps(line), flush=True)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    print(f"{len(pictures)} pictures: {told}", file=sys.stderr)
+    if verdicts["error"]:
+        print("error: the pictures with the verdict error were not inspected; see each line", file=sys.stderr)
+        return 1
+    print(f"next: station inspect {shlex.quote(str(options.bundle))} MORE_PICTURES", file=sys.stderr)
+    return 0
+
+
+def _line(station: "Station", picture: Path) -> dict[str, object]:
+    try:
+        return {"path": str(picture), **asdict(station.inspect(picture))}
+    except FactoryError as error:
+        return {"path": str(picture), "verdict": "error", "error": str(error)}
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    from export.runtime.rebuild import rebuild_engine
+
+    built = rebuild_engine(options.bundle, trusted_keys(options), store_of(options), options.runtime)
+    print(f"engine of {built.size / 1e6:.2f} MB built in {built.seconds:.1f} s by version {built.version}")
+    print(f"every golden picture came out again; recorded as {built.record}")
+    chosen = "" if options.runtime is None else f" --runtime {options.runtime}"
+    print(f"next: station inspect {shlex.quote(str(options.bundle))} PICTURES{chosen}", file=sys.stderr)
+    return 0
