@@ -108,14 +108,17 @@ class Station:
     def _by_label(self, row: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(self.manifest.labels, row.tolist(), strict=True))
 
-    def check_golden(self, verified: VerifiedBundle) -> None:
-        """Raise BundleRefused unless every golden picture of the bundle gets its scores and its decision again."""
+    def check_golden(self, verified: VerifiedBundle) -> float:
+        """Return by how much a golden picture's scores deviate at most (a difference of probabilities).
+
+        Raises BundleRefused unless every golden picture of the bundle gets its scores and its decision again.
+        """
         expected = read_golden(verified.manifest, verified.contents, self.variant.golden)
         found = []
         for frame in expected:
             got = self._inspect_golden(frame.path, verified.contents[frame.path])
             found.append(Frame(path=frame.path, scores=got.scores, verdict=got.verdict, label=got.label))
-        compare(expected, found, self.variant.golden.tolerance)
+        return compare(expected, found, self.variant.golden.tolerance)
 
     def _inspect_golden(self, path: str, picture: bytes) -> Verdict:
         try:
