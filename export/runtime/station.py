@@ -145,11 +145,14 @@ class Station:
             return UNLIKE
         return NEAR if band is not None and band.low <= score <= band.high else None
 
-    def check_golden(self, bundle: VerifiedBundle) -> None:
-        """Raise BundleRefused unless every golden picture of the bundle gets its scores and its decision again."""
+    def check_golden(self, bundle: VerifiedBundle) -> float:
+        """Return by how much a golden picture's scores deviate at most (a difference of probabilities).
+
+        Raises BundleRefused unless every golden picture of the bundle gets its scores and its decision again.
+        """
         expected = read_golden(bundle.manifest, bundle.contents, self.variant.golden)
         found = [self._golden(frame.path, bundle.contents[frame.path]) for frame in expected]
-        compare(expected, found, self.variant.golden.tolerance)
+        return compare(expected, found, self.variant.golden.tolerance)
 
     def _golden(self, path: str, picture: bytes) -> Frame:
         try:
