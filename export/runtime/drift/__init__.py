@@ -1,0 +1,1 @@
+"""Whether the line still sends what the network was trained on: picture statistics, novelty, drift."""
