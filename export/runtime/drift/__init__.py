@@ -1,1 +1,1 @@
-"""Whether the line still sends what the network was trained on: picture statistics, novelty, drift."""
+"""Whether pictures are still what the network was trained on: of one picture (novelty), and of many (drift)."""
