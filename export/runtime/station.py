@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from export.runtime import compat, cuda, overlay
-from export.runtime.decision import Rule, softmax
+from export.runtime.decision import Rule, softmax_row
 from export.runtime.drift.novelty import Novelty
 from export.runtime.drift.reference import read_reference
 from export.runtime.drift.statistics import Gauge
@@ -99,7 +99,9 @@ class Station:
 
         Raises ImageRefused for a picture that cannot be read, GateError where no finite score came out.
         """
-        return self.inspect_batch([image])[0]
+        start = perf_counter()
+        frame = self._fitted(image)
+        return self._judge(frame, self._runner.infer_one(frame), start, 1)
 
     def inspect_batch(self, images: Sequence[Picture]) -> list[Verdict]:
         """Return one verdict a picture, computed together; each ``ms`` is an equal share of the time taken.
@@ -109,34 +111,33 @@ class Station:
         if not images:
             return []
         start = perf_counter()
-        fitted = [self._fitted(image) for image in images]
-        frames = fitted[0][np.newaxis] if len(fitted) == 1 else np.stack(fitted)
-        rows = softmax(self._runner.infer(frames)).tolist()
-        judged = [self._judge(*of_one) for of_one in zip(fitted, rows, strict=True)]
-        share = (perf_counter() - start) * 1000 / len(images)
-        return [Verdict(ms=share, **fields) for fields in judged]
+        frames = [self._fitted(image) for image in images]
+        rows = self._runner.infer(np.stack(frames)).tolist()
+        return [self._judge(*of_one, start, len(images)) for of_one in zip(frames, rows, strict=True)]
 
     def _fitted(self, image: Picture) -> NDArray[np.uint8]:
         taken = self.manifest.input
         pixels = image if isinstance(image, np.ndarray) else decode(image)
         return fit(pixels, taken.height, taken.width, taken.channels)
 
-    def _judge(self, frame: NDArray[np.uint8], row: list[float]) -> dict[str, Any]:
+    def _judge(self, frame: NDArray[np.uint8], logits: list[float], start: float, together: int) -> Verdict:
+        row = softmax_row(logits)
         decision, score = self._rule.decide(row), self._rule.score(row)
         statistics = self._gauge.measure(frame)
         novelty = self._novelty.of(statistics)
         reason = self._reason(score, novelty)
-        return {
-            "verdict": "review" if reason else decision.verdict,
-            "label": decision.label,
-            "scores": dict(zip(self.manifest.labels, row, strict=True)),
-            "threshold": self.variant.decision.threshold,
-            "score": score,
-            "reason": reason,
-            "novelty": novelty,
-            "brightness": statistics.brightness,
-            "sharpness": statistics.sharpness,
-        }
+        return Verdict(
+            "review" if reason else decision.verdict,
+            decision.label,
+            dict(zip(self.manifest.labels, row, strict=True)),
+            self.variant.decision.threshold,
+            (perf_counter() - start) * 1000 / together,
+            score,
+            reason,
+            novelty,
+            statistics.brightness,
+            statistics.sharpness,
+        )
 
     def _reason(self, score: float, novelty: float) -> str | None:
         band = self.variant.decision.review
@@ -144,18 +145,21 @@ class Station:
             return UNLIKE
         return NEAR if band is not None and band.low <= score <= band.high else None
 
-    def check_golden(self, bundle: VerifiedBundle) -> None:
-        """Raise BundleRefused unless every golden picture of the bundle gets its scores and its decision again."""
+    def check_golden(self, bundle: VerifiedBundle) -> float:
+        """Return by how much a golden picture's scores deviate at most (a difference of probabilities).
+
+        Raises BundleRefused unless every golden picture of the bundle gets its scores and its decision again.
+        """
         expected = read_golden(bundle.manifest, bundle.contents, self.variant.golden)
         found = [self._golden(frame.path, bundle.contents[frame.path]) for frame in expected]
-        compare(expected, found, self.variant.golden.tolerance)
+        return compare(expected, found, self.variant.golden.tolerance)
 
     def _golden(self, path: str, picture: bytes) -> Frame:
         try:
             frame = self._fitted(picture)
         except ImageRefused as error:
             raise BundleRefused(f"the golden frame {path}: {error}") from error
-        (row,) = softmax(self._runner.infer(frame[np.newaxis])).tolist()
+        row = softmax_row(self._runner.infer_one(frame))
         decision = self._rule.decide(row)
         scores = dict(zip(self.manifest.labels, row, strict=True))
         return Frame(path=path, scores=scores, verdict=decision.verdict, label=decision.label)

@@ -23,7 +23,8 @@ def by_loops(picture: NDArray[np.uint8]) -> tuple[list[float], float, float]:
         for j in range(GRID)
         for c in range(channels)
     ]
-    x, y = np.diff(values, axis=1), np.diff(values, axis=0)
+    raster = values.reshape(-1, channels)
+    x, y = np.diff(raster, axis=0), np.diff(values, axis=0)
     along_x, along_y = (x**2).mean(), (y**2).mean()
     shape = [np.log1p(values.std()), np.log1p(np.sqrt(along_x)), np.log1p(np.sqrt(along_y))]
     return [*cells, *shape], values.mean(), float(np.sqrt(along_x + along_y))
