@@ -10,8 +10,10 @@ from tests.benchmarks import (
     collapse_latency,
     darts_search,
     engines,
+    killed,
     kinds,
     modes,
+    overhead,
     precision,
     prediction,
     probe,
@@ -21,6 +23,7 @@ from tests.benchmarks import (
     repeatability,
     resume,
     score_speed,
+    soak,
     swapout_cost,
     teacher,
     train_many,
@@ -28,6 +31,8 @@ from tests.benchmarks import (
 )
 
 runs_option = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+
+key_option = click.option("--key", type=click.Path(path_type=Path), default=Path("data/demo.key"), show_default=True)
 
 
 @click.group(invoke_without_command=True)
@@ -72,10 +77,37 @@ def _precision(line: str, runs: Path) -> None:
 @main.command("resume")
 @click.argument("line", default="solar-cells")
 @runs_option
-@click.option("--key", type=click.Path(path_type=Path), default=Path("data/demo.key"), show_default=True)
+@key_option
 @click.option("--kills", default=10, show_default=True)
 def _resume(line: str, runs: Path, key: Path, kills: int) -> None:
     resume.main(line, runs, key, kills)
+
+
+@main.command("overhead")
+@click.argument("line", default="solar-cells")
+@runs_option
+@key_option
+def _overhead(line: str, runs: Path, key: Path) -> None:
+    overhead.main(line, runs, key)
+
+
+@main.command("killed")
+@click.argument("line", default="solar-cells")
+@runs_option
+@key_option
+@click.option("--kills", default=50, show_default=True)
+def _killed(line: str, runs: Path, key: Path, kills: int) -> None:
+    killed.main(line, runs, key, kills)
+
+
+@main.command("soak")
+@click.argument("line", default="solar-cells")
+@runs_option
+@key_option
+@click.option("--parts", default=200_000, show_default=True)
+@click.option("--way", "ways", type=click.Choice(["watch", "serve"]), multiple=True, default=("watch", "serve"))
+def _soak(line: str, runs: Path, key: Path, parts: int, ways: tuple[str, ...]) -> None:
+    soak.main(line, runs, key, parts, ways)
 
 
 @main.command("repeatability")
