@@ -1,6 +1,7 @@
 """Kept pictures: which, where, how many bytes, and what goes first; held against the folder as it is walked."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -10,11 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.runtime.image import IMAGE_SUFFIXES
+from export.runtime.log import database
 from export.runtime.log.entry import Feedback
 from export.runtime.log.log import Entry, Log
 from export.runtime.log.pictures import suffix_of
 
 MakeEntry = Callable[..., Entry]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "SYNCHRONOUS", "OFF")
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def files(store: Path) -> list[Path]:
@@ -89,6 +98,7 @@ def test_the_suffix_is_that_of_the_content(form: str, suffix: str) -> None:
     buffer = BytesIO()
     Image.new("L", (8, 8), 40).save(buffer, form)
     assert suffix_of(buffer.getvalue()) == suffix
+    assert suffix in IMAGE_SUFFIXES
     assert suffix_of(b"") == suffix_of(b"hello") == ".bin"
 
 
