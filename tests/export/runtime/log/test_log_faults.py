@@ -77,6 +77,16 @@ def test_a_full_disk_loses_no_row_that_was_reported(log: Log, entry: MakeEntry) 
     assert log.last(1) == [late]
 
 
+def test_a_log_that_cannot_be_written_for_a_while_is_told(log: Log, entry: MakeEntry) -> None:
+    before = log.record(entry(0), None)
+    with log._database.reading() as connection:
+        connection.execute("PRAGMA query_only = ON")  # as on a disk mounted read-only: permissions do not stop root
+    with pytest.raises(EnvironmentLacks, match=r"cannot be used: .*found attempt to write a readonly database"):
+        log.record(entry(1), None)
+    assert log.last(9) == [before]
+    assert log.record(entry(1), None).part == "part-1"
+
+
 FULL = """
 import resource, signal, sys
 from pathlib import Path
