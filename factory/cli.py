@@ -9,6 +9,7 @@ import factory
 from export.runtime.errors import EnvironmentLacks, GateError, UsageError
 from factory.cli_audit import audit
 from factory.cli_compare import compare
+from factory.cli_feedback import add_feedback
 from factory.cli_measure import measure
 from factory.cli_pilot import pilot
 from factory.cli_scores import correlate, score
@@ -378,6 +379,7 @@ main.add_command(audit)
 main.add_command(pilot)
 main.add_command(compare)
 main.add_command(measure)
+main.add_command(add_feedback)
 
 
 def _advice(line: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 from export.runtime import bench
 from export.runtime import measuring as station_measuring
 from export.runtime.cli import main as station
+from export.runtime.log.log import Entry, Log
+from export.runtime.manifest import bundle_id
 from export.runtime.timing import Effort
 from factory import measuring
 from factory.cli import main
 from factory.cost import book
 from factory.spaces.catalogue import SPACES
 from tests.conftest import Finished
-from tests.tiny import factory, make_images
+from tests.tiny import factory, make_images, make_line
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,7 +45,7 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "engine", "measure", "kinds")
+    marks = ("line", "scores", "compare", "station", "records", "engine", "measure", "kinds")
     assert README.count("```console") == sum(len(blocks(mark)) for mark in marks) + 1  # of make
 
 
@@ -108,6 +111,36 @@ def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixtu
             "signing.key.pub": f"{finished.key}.pub",
         }
         assert station([real.get(argument, argument) for argument in arguments]) == 0, capsys.readouterr()
+
+
+def test_commands_about_what_is_on_record(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STATION_STORE", str(tmp_path / "store"))
+    profile = make_line(tmp_path, make_images(tmp_path / "pictures", 4))
+    name = bundle_id((finished.bundle / "manifest.json").read_bytes())
+    shutil.copytree(finished.bundle, tmp_path / "store" / "bundles" / name)
+    make_images(tmp_path / "parts", 20, side=32)
+    with Log(tmp_path / "store", keep_passes=0.1, pictures_mb=10) as log:
+        for number, picture in enumerate(sorted((tmp_path / "parts").rglob("*.png"))):
+            part = f"part-{number:04}"
+            judged = Entry(
+                part=part, source=part, time=f"2026-07-01T12:00:{number:02}.000Z", bundle=name, verdict="reject",
+                label="scratch", score=0.75, threshold=0.5, novelty=1.0, brightness=150.0, sharpness=25.0, ms=0.4,
+                sha256=None, kept=None, reason=None, fault=None,
+            )  # fmt: skip
+            log.record(judged, picture.read_bytes())
+    commands = [command for block in blocks("records") for command in block]
+    assert len(commands) == 6
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "station":
+            assert station(arguments) == 0, capsys.readouterr()
+        else:
+            _given(shlex.join([program, *(str(profile) if word == "my-line" else word for word in arguments)]))
+    assert (tmp_path / "july.csv").read_text().count("\n") == 41
+    assert len(list((tmp_path / "pictures").glob("from-the-station/*/good/*.png"))) == 1
 
 
 def test_commands_about_the_stations_own_engine(

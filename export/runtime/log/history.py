@@ -76,14 +76,14 @@ class History:
         named = self._select("WHERE v.part = ? ORDER BY v.id DESC LIMIT ?", [text, BATCH])
         return named or self._select("WHERE v.source = ?", [text])
 
-    def since(self, row: int = 0, *, start: str = "", end: str = "~") -> Iterator[Row]:
+    def since(self, row: int = 0, *, start: str | None = None, end: str | None = None) -> Iterator[Row]:
         """Yield the rows behind an id in their order, those with ``start`` <= time < ``end`` (UTC, as in an entry).
 
         Read in batches: memory is flat, and nobody who writes waits. Rows that come meanwhile are told, too.
         """
-        while batch := self._select(
-            "WHERE v.id > ? AND v.time >= ? AND v.time < ? ORDER BY v.id LIMIT ?", [row, start, end, BATCH]
-        ):
+        within = "AND (?2 IS NULL OR v.time >= ?2) AND (?3 IS NULL OR v.time < ?3)"
+        where = f"WHERE v.id > ?1 {within} ORDER BY v.id LIMIT ?4"
+        while batch := self._select(where, [row, start, end, BATCH]):
             yield from batch
             row = batch[-1].id
 
