@@ -1,4 +1,4 @@
-"""What the benchmarks of a station share: the bundle of a finished run, a newer one like it, its pictures, a process."""
+"""What the benchmarks of a station share: the bundle of a finished run, a newer one like it, its pictures, a store."""
 
 import json
 import shutil
