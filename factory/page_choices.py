@@ -1,4 +1,4 @@
-"""The parts of a run's page on choices: ways of training, precisions, networks for kinds of station, what is reviewed."""
+"""The parts of a run's page on choices: ways of training, precisions, networks for kinds of station, review."""
 
 from typing import Any
 
