@@ -100,7 +100,7 @@ class Station:
         Raises ImageRefused for a picture that cannot be read, GateError where no finite score came out.
         """
         start = perf_counter()
-        frame = self._fitted(image)
+        frame = self.fitted(image)
         return self._judge(frame, self._runner.infer_one(frame), start, 1)
 
     def inspect_batch(self, images: Sequence[Picture]) -> list[Verdict]:
@@ -111,11 +111,12 @@ class Station:
         if not images:
             return []
         start = perf_counter()
-        frames = [self._fitted(image) for image in images]
+        frames = [self.fitted(image) for image in images]
         rows = self._runner.infer(np.stack(frames)).tolist()
         return [self._judge(*of_one, start, len(images)) for of_one in zip(frames, rows, strict=True)]
 
-    def _fitted(self, image: Picture) -> NDArray[np.uint8]:
+    def fitted(self, image: Picture) -> NDArray[np.uint8]:
+        """Return a picture as the network takes it, uint8 (height, width, channels); raises as ``inspect`` does."""
         taken = self.manifest.input
         pixels = image if isinstance(image, np.ndarray) else decode(image)
         return fit(pixels, taken.height, taken.width, taken.channels)
@@ -156,7 +157,7 @@ class Station:
 
     def _golden(self, path: str, picture: bytes) -> Frame:
         try:
-            frame = self._fitted(picture)
+            frame = self.fitted(picture)
         except ImageRefused as error:
             raise BundleRefused(f"the golden frame {path}: {error}") from error
         row = softmax_row(self._runner.infer_one(frame))

@@ -17,7 +17,13 @@ from export.runtime.station import Station
 
 def load_installed(store: Path, trusted: Mapping[str, Ed25519PublicKey], *, runtime: Runtime | None = None) -> Station:
     """Return a station running what is installed in ``store``; raises as ``installed`` and ``Station.load`` do."""
-    version = installed(store)
+    return load_version(store, installed(store), trusted, runtime=runtime)
+
+
+def load_version(
+    store: Path, version: Version, trusted: Mapping[str, Ed25519PublicKey], *, runtime: Runtime | None = None
+) -> Station:
+    """Return a station running that version of ``store``; raises as ``Station.load`` does."""
     verify_copy(store, version.bundle, trusted)
     return Station.load(bundle_folder(store, version.bundle), trusted, runtime=runtime, store=store)
 
