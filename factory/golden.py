@@ -47,7 +47,7 @@ def golden_files(results: Results, root: Path) -> dict[str, tuple[Role, Path | b
     val, line, models = results.data.val, results.line, told_models(results.chosen)
     doubtful = np.zeros(len(val.labels), np.bool_)
     for row in models.values():
-        own = margins(_scores(results, row, val.images), line.classes, row["threshold"])
+        own = margins(scores_of(results, row, val.images), line.classes, row["threshold"])
         doubtful |= own <= TOLERANCE[row["precision"]]
     drawn = np.random.default_rng(0).permutation(len(val.labels))
     drawn = drawn[np.argsort(doubtful[drawn], kind="stable")]
@@ -60,7 +60,7 @@ def golden_files(results: Results, root: Path) -> dict[str, tuple[Role, Path | b
         name: ("golden-frame", source) for name, source in zip(names, sources, strict=True)
     }
     for path, row in models.items():
-        scores = _scores(results, row, frames)
+        scores = scores_of(results, row, frames)
         told = golden_scores(
             names, scores, labels=classes.labels, good=classes.good, threshold=row["threshold"]
         )  # fmt: skip
@@ -68,7 +68,7 @@ def golden_files(results: Results, root: Path) -> dict[str, tuple[Role, Path | b
     return files
 
 
-def _scores(results: Results, row: Mapping[str, Any], frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+def scores_of(results: Results, row: Mapping[str, Any], frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Probabilities (N, K) of frames by one variant of the delivered network, as the gate judged it."""
     chosen = results.chosen
     model = (chosen.export.path / row["path"]).read_bytes()

@@ -6,13 +6,16 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import factory
 from export.build.onnx import INPUT, OUTPUT
 from export.build.pack import pack
+from export.build.reference import review_band
 from export.runtime import image
+from export.runtime.decision import reject_scores
 from export.runtime.manifest import (
+    Band,
     DecisionRule,
     DeviceContract,
     Draft,
@@ -24,9 +27,9 @@ from export.runtime.manifest import (
 )
 from export.runtime.manifest import Input as InputContract
 from export.runtime.strictjson import shape
-from factory.golden import TOLERANCE, golden_files, path_of, told_models
+from factory.golden import TOLERANCE, golden_files, path_of, scores_of, told_models
+from factory.inspection import REFERENCE
 from factory.outcome import Results
-from factory.profiles import LineProfile
 from factory.workspace import code_digest, sha256
 
 LIBRARIES: Final = ("torch", "numpy", "onnx", "onnxruntime", "onnxscript", "Pillow", "safetensors")
@@ -54,9 +57,7 @@ def _draft(results: Results) -> Draft:
         replace(shape(Engine, row["engine"], "engine"), path=f"engines/{row['engine']['path']}")
         for row in chosen.engines
     )
-    (model, decision, golden), *others = [
-        _told(line, row, path, chosen.gate["opset"]) for path, row in told_models(chosen).items()
-    ]
+    (model, decision, golden), *others = [_told(results, row, path) for path, row in told_models(chosen).items()]
     return Draft(
         line=line.name,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -82,6 +83,7 @@ def _draft(results: Results) -> Draft:
         model=model,
         engines=engines,
         golden=golden,
+        reference=REFERENCE,
         variants=tuple(Variant(model=m, decision=d, golden=g) for m, d, g in others),
         threads=device.threads,
         budget=_budget(results),
@@ -96,13 +98,24 @@ def _draft(results: Results) -> Draft:
     )
 
 
-def _told(line: LineProfile, row: dict[str, Any], path: str, opset: int) -> tuple[Model, DecisionRule, Golden]:
+def _told(results: Results, row: dict[str, Any], path: str) -> tuple[Model, DecisionRule, Golden]:
     """What the manifest says of one variant, whose file in the bundle is `path`."""
+    band = _band(results, row)
+    rule: Literal["argmax", "threshold"] = "argmax" if results.line.classes.good is None else "threshold"
     return (
-        Model(path=path, precision=row["precision"], opset=opset),
-        DecisionRule(rule="argmax" if line.classes.good is None else "threshold", threshold=row["threshold"]),
+        Model(path=path, precision=row["precision"], opset=results.chosen.gate["opset"]),
+        DecisionRule(rule=rule, threshold=row["threshold"], review=band),
         Golden(path=path_of(path), tolerance=TOLERANCE[row["precision"]]),
     )
+
+
+def _band(results: Results, row: dict[str, Any]) -> Band | None:
+    """Where a variant is too near to its own threshold; None on a line that sorts."""
+    classes = results.line.classes
+    if classes.good is None:
+        return None
+    scores = reject_scores(scores_of(results, row, results.data.val.images), classes.labels, classes.good)
+    return review_band(scores, row["threshold"], results.line.inspection.review_share)
 
 
 def vars_of(check: Any) -> dict[str, object]:
@@ -147,6 +160,7 @@ def pack_bundle(results: Results, root: Path, key: Path, folder: Path) -> None:
     files = golden_files(results, root) | {
         **{path: ("model", export_folder / row["path"]) for path, row in told_models(results.chosen).items()},
         **{f"engines/{path}": ("engine", export_folder / path) for path in engines},
+        REFERENCE: ("reference", results.inspection.path / REFERENCE),
     }
     destination = folder / BUNDLE
     shutil.rmtree(destination, ignore_errors=True)  # of an attempt that was cut short before the stage was complete

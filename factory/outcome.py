@@ -104,6 +104,7 @@ class Results:
     modes: dict[str, Any] | None
     tuition: dict[str, Any] | None
     kinds: list[Served]
+    inspection: Stage
     stages: tuple[Stage, ...]
 
     @property

@@ -280,6 +280,7 @@ def run_report(results: Results, aside: Aside, bundle: Path | None) -> m.RunRepo
         training=choices.training(results, aside.pilot),
         variants=choices.variants(results),
         kinds=choices.kinds(results),
+        review=choices.review(results),
         pace=f"After idle: one frame with a part every {results.line.budget.rhythm_ms:g} ms, between which the "
         f"processor idles. Frames a second: {results.device.batch[2]} at once. Memory: the whole process.",
     )

@@ -1,14 +1,16 @@
-"""The parts of a run's page on what was chosen between: ways of training, precisions, networks for kinds of station."""
+"""The parts of a run's page on choices: ways of training, precisions, networks for kinds of station, review."""
 
 from typing import Any
 
 from factory.evidence.pilot_figure import pilot_svg
+from factory.inspection import INSPECTION
 from factory.kinds import verdict
 from factory.outcome import Results
 from factory.report import model as m
 from factory.search.shortlist import Entry
 from factory.training.modes import FINISHED, PLAIN
 from factory.training.tuition import ALONE, TAUGHT
+from factory.workspace import read_json
 
 
 def _bounded(estimate: dict[str, float]) -> m.Bounded:
@@ -113,3 +115,29 @@ def kinds(results: Results) -> m.Kinds | None:
     ]
     delivered = "The same network goes to all of them." if results.line.search.one_network else "Each gets its own."
     return m.Kinds(rows, f"{verdict(results.kinds)} {delivered}")
+
+
+_NAMES = {"escape": "Escape (defects passed)", "overkill": "Overkill (good rejected)", "wrong class": "Wrong class"}
+
+
+def review(results: Results) -> m.Review:
+    """What goes to a person, and what that brings."""
+    found = read_json(results.inspection.path / INSPECTION)
+    asked = results.line.inspection
+    note = (
+        f"A picture is unlike where its novelty is above that of all but {100 * asked.novelty_share:g} % of the "
+        f"{found['validation']} validation images."
+    )
+    if found["too_few"]:
+        note = (
+            f"The {found['validation']} validation images are too few to set a limit that {100 * asked.novelty_share:g}"
+            " % exceed; it is the largest novelty among them."
+        )
+    if results.line.classes.good is not None:
+        note += f" Near the threshold are the scores of {100 * asked.review_share:g} % of them."
+    mistakes = [
+        m.MistakeRow(_NAMES[name], _bounded(row["alone"]), _bounded(row["with_person"]))
+        for name, row in found["mistakes"].items()
+    ]
+    shares = {name: _bounded(share) for name, share in found["shares"].items()}
+    return m.Review(found["images"], shares["review"], shares["near"], shares["unlike"], mistakes, note)

@@ -11,6 +11,7 @@ from export.runtime.keys import key_id, load_private
 from factory import delivery, progress
 from factory.choice import TURNS, Option, options, weigh
 from factory.handover import pack_bundle
+from factory.inspection import write_inspection
 from factory.kinds import serve
 from factory.outcome import Delivered, Results
 from factory.page import Aside, write_report
@@ -146,6 +147,23 @@ class Run(Trainings):
         return self.workspace.stage("accept", inputs, work, delivery.accept)
 
     @cached_property
+    def inspection_stage(self) -> Stage:
+        """Say what looks usual, and count what a station would send to a person."""
+        chosen = self.delivered[0]
+        inputs = {
+            "data": self.data_stage.result,
+            "model": [chosen.export.result, chosen.precision],
+            "accept": self.accept_stage.result,
+            "inspection": self.line.inspection.model_dump(mode="json"),
+        }
+
+        def work(folder: Path) -> None:
+            test = np.load(self.accept_stage.path / "logits.npy", allow_pickle=False)
+            write_inspection(self.line, self.device, chosen, self.data, test, folder)
+
+        return self.workspace.stage("inspection", inputs, work, write_inspection)
+
+    @cached_property
     def robustness_stage(self) -> Stage:
         """Judge the chosen genome, trained each way, and the reference on pictures made worse as at a station."""
         networks = {}
@@ -194,6 +212,7 @@ class Run(Trainings):
             None if self.modes_stage is None else read_json(self.modes_stage.path / "modes.json"),
             None if self.tuition_stage is None else read_json(self.tuition_stage.path / "tuition.json"),
             serve(self.line, self.shortlists),
+            self.inspection_stage,
             tuple(self.workspace.stages),
         )
 
@@ -212,6 +231,7 @@ class Run(Trainings):
             "export": self.chosen.export.result,
             "bench": self.bench_stage.result,
             "accept": self.accept_stage.result,
+            "inspection": self.inspection_stage.result,
             "acceptance": self.line.acceptance.model_dump(mode="json"),
             "key": key_id(load_private(key).public_key()),
         }

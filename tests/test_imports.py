@@ -22,7 +22,7 @@ FLOORS = (
     {"pipeline"},
     {"page"},
     {"page_choices", "handover"},  # what the pipeline hands over
-    {"golden"},
+    {"golden", "inspection"},
     {"outcome"},
     {"delivery", "choice", "kinds"},
     {"variants"},

@@ -121,6 +121,16 @@ class AcceptanceLimits(Table):
     balanced_accuracy_min: float | None = Field(None, gt=0, lt=1)
 
 
+class InspectionSettings(Table):
+    """What a station sends to a person, in shares of the validation pictures.
+
+    `review_share` are those whose score lies nearest to the threshold, `novelty_share` those least like the training.
+    """
+
+    review_share: float = Field(0.02, ge=0, le=0.5)
+    novelty_share: float = Field(0.005, gt=0, le=0.5)
+
+
 class ExportSettings(Table):
     """Devices beside the budget's own whose engines go into the bundle."""
 
@@ -140,6 +150,7 @@ class LineProfile(Table):
     search: SearchSettings = SearchSettings()
     training: TrainingSettings = TrainingSettings()
     acceptance: AcceptanceLimits = AcceptanceLimits()
+    inspection: InspectionSettings = InspectionSettings()
     export: ExportSettings = ExportSettings()
 
     @model_validator(mode="after")

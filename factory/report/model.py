@@ -253,6 +253,27 @@ class Kinds:
 
 
 @dataclass(frozen=True, slots=True)
+class MistakeRow:
+    """Share of mistakes of one kind: by the network alone, and left where a person is right on what is reviewed."""
+
+    name: str
+    alone: Bounded
+    with_person: Bounded
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What goes to a person, as shares of the test images: in all, near the threshold, unlike the training images."""
+
+    images: int
+    share: Bounded
+    near: Bounded
+    unlike: Bounded
+    mistakes: list[MistakeRow]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """All that the page shows.
 
@@ -297,3 +318,4 @@ class RunReport:
     variants: list[VariantRow] = field(default_factory=list)
     pace: str = ""
     kinds: Kinds | None = None
+    review: Review | None = None

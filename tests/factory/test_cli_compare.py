@@ -79,7 +79,7 @@ def test_two_bundles_are_compared_on_the_test_pictures_by_the_stations_own_runti
     test = dataset.load(line, next((finished.runs / "tiny").glob("data-*"))).test
     keys = [Path(f"{finished.key}.pub")]
     verdicts = [
-        [Station.load(bundle, keys).inspect(finished.images / path).verdict == "reject" for path in test.paths]
+        [Station.load(bundle, keys).inspect(finished.images / path).label != "good" for path in test.paths]
         for bundle in (finished.bundle, untrained)
     ]
     defects = test.labels == 1

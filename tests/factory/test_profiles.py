@@ -48,6 +48,7 @@ def test_a_line_profile_is_read_with_its_defaults_and_its_root_beside_it(tmp_pat
     assert line.images.split == (0.6, 0.2, 0.2)
     assert line.training.swapout.noise == Noise.swapout(Schedule.linear(1.0, 0.5))
     assert line.training.teacher is None
+    assert (line.inspection.review_share, line.inspection.novelty_share) == (0.02, 0.005)
     assert not (line.training.augmentation.flip_horizontal or line.training.augmentation.quarter_turns)
 
 

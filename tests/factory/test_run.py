@@ -81,7 +81,7 @@ def test_station_decides_as_torch_on_every_test_image(finished: Finished) -> Non
     station = Station.load(finished.bundle, [Path(f"{finished.key}.pub")])
     verdicts = [station.inspect(finished.images / path) for path in data.test.paths]
     rejected = 1 - scores[:, 0] >= manifest["decision"]["threshold"]
-    assert [v.verdict for v in verdicts] == ["reject" if r else "pass" for r in rejected]
+    assert [v.label != "good" for v in verdicts] == rejected.tolist()
     assert np.allclose([v.scores["good"] for v in verdicts], scores[:, 0], atol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_station_command_line_needs_neither_torch_nor_the_factory(finished: Fini
     assert inspected.returncode == 0, inspected.stderr
     lines = [json.loads(line) for line in inspected.stdout.splitlines()]
     assert len(lines) == 80
-    assert {line["verdict"] for line in lines} == {"pass", "reject"}
+    assert {"pass", "reject"} <= {line["verdict"] for line in lines} <= {"pass", "reject", "review"}
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_a_bundle_of_reduced_precision_is_loaded_and_inspects_as_it_was_judged(
     logits = infer(open_runner(results.chosen.model, results.chosen.plan, run.device), test.images)
     expected = 1 - softmax(logits)[:, 0] >= manifest.decision.threshold
     verdicts = [station.inspect(finished.images / path) for path in test.paths]
-    assert [v.verdict for v in verdicts] == ["reject" if r else "pass" for r in expected]
+    assert [v.label != "good" for v in verdicts] == expected.tolist()
 
     assert station_main(["verify", str(bundle), "--trust", str(trust)]) == 0
     assert station_main(["inspect", str(bundle), str(finished.images), "--trust", str(trust)]) == 0

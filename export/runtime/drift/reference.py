@@ -13,13 +13,15 @@ QUANTITIES: Final = ("score", "brightness", "sharpness", "novelty")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Familiar:
-    """Pictures like those of the training: the mean (D,) of their statistics, a whitening (K, D), the usual novelty.
+    """Pictures like those of the training, by their statistics of length D.
 
-    A picture of a novelty above ``limit`` is unlike them.
+    Each statistic less its ``mean`` (D,) and over its ``scale`` (D,) is a coordinate; ``centres`` (K, D) are typical
+    pictures in such coordinates. A picture of a novelty above ``limit`` is unlike them all.
     """
 
     mean: tuple[float, ...]
-    whiten: tuple[tuple[float, ...], ...]
+    scale: tuple[float, ...]
+    centres: tuple[tuple[float, ...], ...]
     limit: float
 
 
@@ -57,12 +59,13 @@ def read_reference(manifest: Manifest, contents: Mapping[str, bytes], size: int)
     path = manifest.reference
     found = shape(Reference, read_json(contents[path], path), "reference")
     familiar, values = found.familiar, found.values.by_name()
-    lengths = {len(familiar.mean), *(len(row) for row in familiar.whiten)}
-    if lengths != {size} or not familiar.whiten or familiar.limit <= 0:
+    lengths = {len(familiar.mean), len(familiar.scale), *map(len, familiar.centres)}
+    least = min((*familiar.scale, familiar.limit), default=0.0)
+    if lengths != {size} or not familiar.centres or least <= 0:
         raise BundleRefused(
             f"{path} does not belong to the network's frames",
-            expected=f"{size} statistics a picture and a limit above 0",
-            found=f"{', '.join(map(str, sorted(lengths)))} statistics, limit {familiar.limit:g}",
+            expected=f"{size} statistics a picture, scales and a limit above 0",
+            found=f"{', '.join(map(str, sorted(lengths)))} statistics, limit {familiar.limit:g}, least {least:g}",
             fix="Build the bundle again",
         )
     if any(not own or list(own) != sorted(own) for own in values.values()):

@@ -139,9 +139,14 @@ def reference(limit: float = 1e6) -> Reference:
     """Of grey pictures, all alike: what is unlike them is far away, and only a limit as low tells so."""
     gauge = Gauge(SIZE, SIZE, 1)
     rows = [gauge.measure(fit(decode(picture(grey)), SIZE, SIZE, 1)) for grey in range(0, 256, 5)]
-    mean = np.mean([row.vector for row in rows], axis=0)
-    scale = np.std([row.vector for row in rows], axis=0) + 1
-    familiar = Familiar(mean=tuple(mean.tolist()), whiten=tuple(map(tuple, np.diag(1 / scale).tolist())), limit=limit)
+    vectors = np.array([row.vector for row in rows])
+    mean, scale = vectors.mean(axis=0), vectors.std(axis=0) + 1
+    familiar = Familiar(
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        centres=tuple(map(tuple, ((vectors - mean) / scale)[::5].tolist())),
+        limit=limit,
+    )
     novelty = sorted(Novelty(familiar).of(row) for row in rows)
     brightness = sorted(row.brightness for row in rows)
     values = Values(

@@ -24,7 +24,9 @@ from factory.report.model import (
     ClassRow,
     Curve,
     Mistake,
+    MistakeRow,
     NetworkRow,
+    Review,
     Robustness,
     RobustnessCurve,
     RobustnessRow,
@@ -211,6 +213,22 @@ def test_worse_pictures_have_a_section_where_they_were_studied() -> None:
     assert 'id="robust-accuracy-figure_1"' in sorting
     assert "robust-escape" not in sorting
     assert "What happens at the station" not in render(full())
+
+
+def test_what_goes_to_a_person_has_a_section() -> None:
+    escapes = MistakeRow("Escape (defects passed)", (0.041, 0.03, 0.05), (0.012, 0.01, 0.02))
+    review = Review(1726, (0.031, 0.021, 0.047), (0.025, 0.02, 0.03), (0.006, 0.002, 0.01), [escapes], "So & so.")
+    page = Page(render(replace(full(), review=review)))
+    assert page.tags["section"] == 11
+    assert [name for name, times in Counter(page.ids).items() if times > 1] == []
+    for shown in ("Of the 1,726 test images the station would send 3.1 % (2.1 – 4.7 %) to a person",
+                  "2.5 % for a score",
+                  "0.6 % for a look", "So & so.", "4.1 %", "1.2 %", "1.0 – 2.0 %"):  # fmt: skip
+        assert shown in page.text
+    sorting = Page(render(replace(minimal(), review=review))).text
+    assert "all for a look unlike the training images" in sorting
+    assert "near the threshold," not in sorting
+    assert "What goes to a person" not in render(full())
 
 
 def test_a_report_without_search_points_or_confusion_still_reads() -> None:

@@ -19,18 +19,17 @@ def statistics(vector: list[float]) -> Statistics:
     return Statistics(np.array(vector), 0.0, 0.0)
 
 
-def test_novelty_is_the_mahalanobis_distance_over_the_root_of_the_dimensions() -> None:
+def test_novelty_is_the_distance_to_the_nearest_familiar_picture() -> None:
     rng = np.random.default_rng(1)
-    rows = rng.normal(size=(500, 5)) @ rng.normal(size=(5, 5))
-    mean, covariance = rows.mean(axis=0), np.cov(rows.T, bias=True)
-    values, vectors = np.linalg.eigh(covariance)
-    whiten = (vectors / np.sqrt(values)).T
-    familiar = Familiar(mean=tuple(mean.tolist()), whiten=tuple(map(tuple, whiten.tolist())), limit=3.0)
-    found = np.array([Novelty(familiar).of(statistics(row.tolist())) for row in rows])
-    inverse = np.linalg.inv(covariance)
-    expected = [np.sqrt((row - mean) @ inverse @ (row - mean) / 5) for row in rows]
+    mean, scale, centres = rng.normal(size=5), rng.uniform(0.1, 9, 5), rng.normal(size=(30, 5))
+    familiar = Familiar(
+        mean=tuple(mean.tolist()), scale=tuple(scale.tolist()), centres=tuple(map(tuple, centres.tolist())), limit=3.0
+    )
+    rows = mean + scale * rng.normal(size=(100, 5))
+    found = [Novelty(familiar).of(statistics(row.tolist())) for row in rows]
+    expected = [min(np.sqrt(np.mean(((row - mean) / scale - centre) ** 2)) for centre in centres) for row in rows]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert np.mean(found**2) == pytest.approx(1)
+    assert Novelty(familiar).of(statistics((mean + scale * centres[7]).tolist())) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_picture_unlike_the_training_pictures_goes_to_a_person(
@@ -50,8 +49,10 @@ def test_a_picture_unlike_the_training_pictures_goes_to_a_person(
     ("edit", "said"),
     [
         (lambda value: value["familiar"].update(limit=0), "limit 0"),
-        (lambda value: value["familiar"]["mean"].pop(), "18, 19 statistics"),
-        (lambda value: value["familiar"].update(whiten=[]), "limit above 0"),
+        (lambda value: value["familiar"]["mean"].pop(), "52, 53 statistics"),
+        (lambda value: value["familiar"]["scale"].pop(), "52, 53 statistics"),
+        (lambda value: value["familiar"]["scale"].append(0), "least 0"),
+        (lambda value: value["familiar"].update(centres=[]), "limit above 0"),
         (lambda value: value["values"].update(score=[]), "no ascending values"),
         (lambda value: value["values"].update(novelty=[2, 1]), "no ascending values"),
         (lambda value: value.update(more=1), "unknown 'more'"),
@@ -62,4 +63,4 @@ def test_a_reference_that_cannot_be_meant_is_refused(tiny: SimpleNamespace, edit
     edit(value)
     draft = replace(tiny.draft(), reference="r.json")
     with pytest.raises(BundleRefused, match=said):
-        read_reference(draft, {"r.json": canonical_bytes(value)}, 19)
+        read_reference(draft, {"r.json": canonical_bytes(value)}, 53)
