@@ -51,6 +51,7 @@ def _repacked(finished: Finished, folder: Path, model: bytes, side: int, key: Pa
     files: dict[str, Any] = {path: ("golden-frame", bundle.contents[path]) for path in golden}
     files |= {
         manifest.model.path: ("model", model),
+        manifest.reference: ("reference", bundle.contents[manifest.reference]),
         "golden/scores.json": ("golden-scores", golden_scores(golden, scores, **rule)),
     }
     return pack(folder, draft=draft, files=files, key=key, signer_name="test")

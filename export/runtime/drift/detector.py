@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from export.runtime.drift.bag import Bag
 from export.runtime.errors import UsageError
 
-__all__ = ["PARTS_BETWEEN_FALSE_ALARMS", "Alarm", "Detector", "Direction"]
+__all__ = ["PARTS_BETWEEN_FALSE_ALARMS", "Alarm", "Detector", "Direction", "watched"]
 
 Direction: TypeAlias = Literal["higher", "lower"]
 
@@ -148,6 +148,21 @@ class Detector:
         self._sums[row] = self._best[row] = 0
         self._begun[row] = self.count
         return alarm
+
+
+def watched(
+    values: Mapping[str, Sequence[float]],
+    reference: Mapping[str, Sequence[float]],
+    parts_between_false_alarms: float = PARTS_BETWEEN_FALSE_ALARMS,
+) -> list[Alarm]:
+    """Return the alarms of a new detector over parts that were logged; raises as ``Detector`` does."""
+    detector = Detector(reference, parts_between_false_alarms)
+    columns = [values[name] for name in detector.quantities]
+    return [
+        alarm
+        for row in zip(*columns, strict=True)
+        for alarm in detector.add(dict(zip(detector.quantities, row, strict=True)))
+    ]
 
 
 def _stakes(p: NDArray[np.float64]) -> NDArray[np.float64]:
