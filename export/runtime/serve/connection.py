@@ -122,6 +122,7 @@ class Connection:
             with contextlib.ExitStack() as held:
                 async with asyncio.timeout(self._shared.limits.request_s):
                     head = parse_head(await self._read_head())
+                    whole = not head.length
                     self._check(head)
                     held.enter_context(self._shared.holding(head.length))
                     body = await self._read_body(head)
