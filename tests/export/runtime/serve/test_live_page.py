@@ -43,10 +43,11 @@ def test_the_page_shows_the_last_parts_and_a_hostile_name_as_text(service: Any, 
     assert re.search(r'id="last"[^>]*data-verdict="reject"', dom)
     tiles = re.findall(r'<li [^>]*id="part-\d+"[^>]*data-verdict="(\w+)".*?</li>', dom, re.DOTALL)
     assert tiles == ["reject", "review", "reject", "pass"]
-    names = [unescape(name) for name in re.findall(r'<div class="id"[^>]*>(.*?)</div>', dom)]
+    names = [unescape(name) for name in re.findall(r'<div class="id" title="([^"]*)"', dom)]
     assert names == [HOSTILE, "P-3", "P-2", "P-1"]
+    assert ["…" + HOSTILE[-17:], *names[1:]] == [unescape(text) for text in re.findall(r'<div class="id"[^>]*>(.*?)</div>', dom)]
     assert "<title>Inspection station</title>" in dom and dom.count("<script>") == 1
-    counts = dict(re.findall(r"<dt>(\w+)</dt><dd>(\d+)</dd>", dom.replace(' class=""', "")))
+    counts = dict(re.findall(r"<dt>(\w+)</dt><dd>(\d+)</dd>", dom))
     assert counts == {"pass": "1", "reject": "2", "review": "1"}
     assert re.search(r'id="banner" hidden=""', dom) and 'class="stale"' not in dom
     assert len(re.findall(r"<img [^>]*/parts/\d+/picture", dom)) == 4  # of the tiles but one, and the large one
