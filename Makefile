@@ -18,7 +18,7 @@ setup: .venv/.complete
 
 # TensorRT-RTX has wheels for Linux and Windows alone: elsewhere its tests are skipped.
 test: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[ray,teacher]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[ray,teacher,parquet]'
 	-$(BIN)/pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[rtx]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

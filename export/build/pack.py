@@ -5,7 +5,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from export.build.precision import precision_of
 from export.runtime.contents import MANIFEST_NAME, check_paths
 from export.runtime.decision import decide
 from export.runtime.errors import BundleRefused, UsageError
+from export.runtime.files import flush
 from export.runtime.golden import Frame, GoldenScores, read_golden
 from export.runtime.manifest import Draft, FileEntry, Manifest, Role, Signer, canonical_bytes
 from export.runtime.trust import key_id, load_private, sign_bundle, verify_bundle
@@ -62,7 +62,7 @@ def pack(
         destination.parent.mkdir(parents=True, exist_ok=True)
         _write(partial, manifest, contents, private)
         partial.rename(destination)
-        _sync(destination.parent)
+        flush(destination.parent)
     except OSError as error:
         fix = "Free some space or name another folder"
         raise UsageError(f"cannot write {destination}", found=error.strerror, fix=fix) from error
@@ -162,15 +162,4 @@ def _write(
     for golden in (manifest.golden, *(variant.golden for variant in manifest.variants)):
         read_golden(verified.manifest, verified.contents, golden)
     for written in (folder, *folder.rglob("*")):
-        _sync(written)
-
-
-def _sync(path: Path) -> None:
-    if sys.platform == "win32" and path.is_dir():
-        return  # Windows cannot open a folder to flush it
-    # Windows flushes only what is open for writing.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(written)

@@ -21,12 +21,20 @@ class Contract:
     def check(self, frames: NDArray[Any]) -> None:
         """Raise UsageError unless these are one frame or more of the network's own shape and dtype."""
         if frames.dtype != np.uint8 or frames.shape[1:] != self.frame_shape or not len(frames):
-            raise UsageError(
-                "these frames do not fit the network",
-                expected=f"uint8 (N, {', '.join(map(str, self.frame_shape))})",
-                found=f"{frames.dtype} {frames.shape}",
-                fix="Fit each picture by export.runtime.image.fit",
-            )
+            raise self._misfit("N, ", frames)
+
+    def check_one(self, frame: NDArray[Any]) -> None:
+        """Raise UsageError unless this is a frame of the network's own shape and dtype."""
+        if frame.dtype != np.uint8 or frame.shape != self.frame_shape:
+            raise self._misfit("", frame)
+
+    def _misfit(self, number: str, frames: NDArray[Any]) -> UsageError:
+        return UsageError(
+            "these frames do not fit the network",
+            expected=f"uint8 ({number}{', '.join(map(str, self.frame_shape))})",
+            found=f"{frames.dtype} {frames.shape}",
+            fix="Fit each picture by export.runtime.image.fit",
+        )
 
 
 def check_batch(number: int, least: int, most: int, fix: str) -> None:

@@ -1,5 +1,6 @@
 """From class probabilities to a verdict: one rule, for the gate on the workstation and for the station."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -28,10 +29,54 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return probabilities
 
 
+def softmax_row(logits: Sequence[float]) -> list[float]:
+    """Return the probabilities of one row of logits, as ``softmax`` does: of so few numbers plain Python is quicker."""
+    highest = max(logits)
+    powers = [math.exp(logit - highest) for logit in logits]
+    total = sum(powers)
+    return [power / total for power in powers]
+
+
 def reject_scores(scores: NDArray[np.floating], labels: Sequence[str], good: str) -> NDArray[np.float64]:
     """Return 1 minus the probability of the good label, float64 (N,), of probabilities (N, K)."""
     rejects: NDArray[np.float64] = 1.0 - scores[:, labels.index(good)].astype(np.float64)
     return rejects
+
+
+class Rule:
+    """How probabilities of one picture become a decision; see ``decide``."""
+
+    def __init__(self, labels: Sequence[str], good: str | None, threshold: float | None) -> None:
+        """Raise UsageError unless there are two labels or more, and a threshold with a good one of them, only then."""
+        ruled = (good in labels and threshold is not None) or (good is None and threshold is None)
+        if not (ruled and len(labels) >= 2):
+            raise _undecidable(labels, f"{len(labels)} labels, good {good!r}, threshold {threshold!r}")
+        self._labels = tuple(labels)
+        self._good = None if good is None else self._labels.index(good)
+        self._threshold = threshold
+        self._kept = [k for k in range(len(labels)) if k != self._good]
+
+    def score(self, row: Sequence[float]) -> float:
+        """Return the reject score of one row of probabilities; without a good label, the highest probability."""
+        return max(row) if self._good is None else 1.0 - row[self._good]
+
+    def decide(self, row: Sequence[float]) -> Decision:
+        """Return the decision on one row of probabilities; raises GateError for one that is not finite."""
+        if not math.isfinite(sum(row)):
+            raise GateError(
+                "the network gave no finite score",
+                expected="probabilities",
+                found="NaN or infinity",
+                fix="Do not pass it",
+            )
+        label = self._labels[max(self._kept, key=row.__getitem__)]
+        if self._good is None or self._threshold is None:
+            return Decision("class", label)
+        return (
+            Decision("reject", label)
+            if self.score(row) >= self._threshold
+            else Decision("pass", self._labels[self._good])
+        )
 
 
 def decide(
@@ -46,28 +91,16 @@ def decide(
     Raises UsageError where the shape, labels and threshold do not belong together, and GateError for a
     score that is not finite: compared with a threshold it would pass.
     """
-    fits = scores.ndim == 2 and scores.shape[1] == len(labels) >= 2
-    ruled = (good in labels and threshold is not None) or (good is None and threshold is None)
-    if not (fits and ruled):
-        raise UsageError(
-            "scores cannot be decided on",
-            expected=f"scores (N, {len(labels)}) of two labels or more, a threshold where one is good",
-            found=f"{scores.shape}, good {good!r}, threshold {threshold!r}",
-            fix="Give every label's score, in the order of the labels",
-        )
-    if not np.isfinite(scores).all():
-        raise GateError(
-            "the network gave no finite score",
-            expected="probabilities",
-            found="NaN or infinity",
-            fix="Do not pass it",
-        )
-    if good is None or threshold is None:
-        return [Decision("class", labels[index]) for index in scores.argmax(axis=1)]
-    others = [label for label in labels if label != good]
-    defects = scores[:, [labels.index(label) for label in others]].argmax(axis=1)
-    rejected = reject_scores(scores, labels, good) >= threshold
-    return [
-        Decision("reject", others[defect]) if reject else Decision("pass", good)
-        for reject, defect in zip(rejected, defects, strict=True)
-    ]
+    rule = Rule(labels, good, threshold)
+    if scores.ndim != 2 or scores.shape[1] != len(labels):
+        raise _undecidable(labels, f"{scores.shape}, good {good!r}, threshold {threshold!r}")
+    return [rule.decide(row) for row in scores.astype(np.float64).tolist()]
+
+
+def _undecidable(labels: Sequence[str], found: str) -> UsageError:
+    return UsageError(
+        "scores cannot be decided on",
+        expected=f"scores (N, {len(labels)}) of two labels or more, a threshold where one is good",
+        found=found,
+        fix="Give every label's score, in the order of the labels",
+    )

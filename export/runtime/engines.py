@@ -35,6 +35,10 @@ class Runner(Protocol):
         """
         ...
 
+    def infer_one(self, frame: NDArray[np.uint8]) -> list[float]:
+        """Return the logits of one uint8 frame (height, width, channels); several threads may ask at once."""
+        ...
+
     def bound(self, frames: NDArray[np.uint8]) -> Callable[[], None]:
         """Lay the frames where they are computed; each call then computes them once and waits, moving nothing."""
         ...

@@ -53,11 +53,11 @@ def read_golden(manifest: Manifest, contents: Mapping[str, bytes], golden: Golde
     return frames
 
 
-def compare(expected: Sequence[Frame], found: Sequence[Frame], tolerance: float) -> None:
-    """Raise BundleRefused, naming the worst frame, unless every score and decision came out again.
+def compare(expected: Sequence[Frame], found: Sequence[Frame], tolerance: float) -> float:
+    """Return the largest deviation, a difference of probabilities, if every score and decision came out again.
 
     ``found`` holds the frames of ``expected`` in the same order, scored here. A score may differ by at
-    most ``tolerance``; a verdict or a label not at all.
+    most ``tolerance``; a verdict or a label not at all. Raises BundleRefused, naming the worst frame, otherwise.
     """
     pairs = list(zip(expected, found, strict=True))
     wanted, got = max(pairs, key=lambda pair: _deviation(*pair))
@@ -67,6 +67,7 @@ def compare(expected: Sequence[Frame], found: Sequence[Frame], tolerance: float)
     for wanted, got in pairs:
         if (wanted.verdict, wanted.label) != (got.verdict, got.label):
             raise _refused(f"the golden frame {wanted.path} is decided otherwise", wanted, got)
+    return deviation
 
 
 def _deviation(wanted: Frame, got: Frame) -> float:

@@ -47,10 +47,13 @@ def fit(image: NDArray[np.generic], height: int, width: int, channels: int) -> N
 
     Takes uint8 (H, W), (H, W, 1) or (H, W, 3), or uint16 (H, W), which is scaled by ``>> 8``. Grey and
     RGB are converted by Pillow's "L" and "RGB" first; then the picture is stretched by Pillow's bilinear
-    filter, which averages over the area it reduces. A picture of the right size keeps its pixels.
+    filter, which averages over the area it reduces. A picture of the right size keeps its pixels; one of the right
+    shape, too, is returned as it is.
 
     Raises ImageRefused for any other shape or dtype.
     """
+    if image.dtype == np.uint8 and image.shape == (height, width, channels):
+        return np.ascontiguousarray(image, np.uint8)
     pixels = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
     if pixels.dtype == np.uint16 and pixels.ndim == 2:
         pixels = _high_byte(pixels)

@@ -10,6 +10,7 @@ from export.runtime.strictjson import canonical_bytes, read_json, shape
 
 __all__ = [
     "SCHEMA",
+    "Band",
     "DecisionRule",
     "DeviceContract",
     "Draft",
@@ -34,13 +35,13 @@ __all__ = [
     "variant_of",
 ]
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 Runtime: TypeAlias = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 Hardware: TypeAlias = Literal["this-gpu", "same-capability", "ampere-plus"]
 Fallback: TypeAlias = Literal["onnxruntime-cpu", "onnxruntime-cuda"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
-Role: TypeAlias = Literal["model", "engine", "golden-frame", "golden-scores", "report"]
+Role: TypeAlias = Literal["model", "engine", "golden-frame", "golden-scores", "reference", "report"]
 JsonObject: TypeAlias = dict[str, object]
 
 
@@ -60,11 +61,20 @@ class DeviceContract:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """Reject scores, ends included, that are too near to the threshold to go without a person's look."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRule:
-    """How scores become a verdict: a reject threshold in (0, 1), or the most probable class."""
+    """How scores become a verdict: a reject threshold in (0, 1) with a band of review, or the most probable class."""
 
     rule: Literal["threshold", "argmax"]
     threshold: float | None
+    review: Band | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,12 +170,13 @@ class Draft:
 
     ``labels`` stand in the order of the model's outputs; ``good`` is the label that passes, None for a
     line that only sorts. ``decision`` and ``golden`` belong to ``model``, which the device runs; ``variants``
-    are the models of engines that are built from another one, each with its own. ``threads`` is the intra-op
+    are the models of engines that are built from another one, each with its own. ``reference`` is the file that tells
+    how the training pictures look. ``threads`` is the intra-op
     count the budget was measured with. ``budget``, ``acceptance``, ``chain`` and ``provenance`` are recorded for
     the audit; nothing runs by them.
     """
 
-    schema: Literal[1] = SCHEMA
+    schema: Literal[2] = SCHEMA
     line: str
     created: str
     device: DeviceContract
@@ -178,6 +189,7 @@ class Draft:
     engines: tuple[Engine, ...]
     golden: Golden
     variants: tuple[Variant, ...] = ()
+    reference: str
     threads: int
     budget: JsonObject
     acceptance: JsonObject
@@ -256,6 +268,10 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
             "rule and threshold do not belong together",
         ),
         (not all(0 < threshold < 1 for threshold in thresholds), "the threshold is not between 0 and 1"),
+        (
+            not all(_holds(decision) for decision in decisions),
+            "a review band does not hold its threshold",
+        ),
         (not all(0 <= golden.tolerance < 1 for golden in goldens), "the golden tolerance is not in [0, 1)"),
         (
             min(m.input.height, m.input.width, m.threads, *(model.opset for model in models)) < 1,
@@ -283,6 +299,7 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
             _with_role(m, "golden-scores") != sorted(golden.path for golden in goldens),
             "the golden scores are not the files of that role",
         ),
+        (_with_role(m, "reference") != [m.reference], "the reference is not the file of that role"),
         (
             _with_role(m, "engine") != sorted(engine.path for engine in m.engines),
             "the engines are not the files of that role",
@@ -292,6 +309,11 @@ def _contradictions(m: Manifest) -> list[tuple[bool, str]]:
             "an engine was built from another model",
         ),
     ]
+
+
+def _holds(decision: DecisionRule) -> bool:
+    band, threshold = decision.review, decision.threshold
+    return band is None or (threshold is not None and 0 <= band.low <= threshold <= band.high <= 1)
 
 
 def is_batch_profile(batch: tuple[int, ...]) -> bool:

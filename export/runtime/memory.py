@@ -32,7 +32,8 @@ def memory_mb(model: bytes, **asked: Any) -> float | None:
     return peak
 
 
-def _peak_mb() -> float | None:
+def peak_mb() -> float | None:
+    """Return the peak resident memory of this process in 10^6 bytes; None where the system does not tell."""
     # Not getrusage: its figure of a process that was started by a larger one is at least that one's.
     if not _STATUS.exists():
         return None
@@ -44,7 +45,7 @@ def _main(asked: dict[str, Any], model: bytes) -> None:
     runs_in, shape = {name: asked.pop(name) for name in ("runtime", "threads")}, tuple(asked.pop("frame_shape"))
     contract = Contract(frame_shape=shape, **asked)
     OnnxRunner(model, contract, **runs_in).infer(np.zeros((1, *shape), np.uint8))
-    print(json.dumps(_peak_mb()))
+    print(json.dumps(peak_mb()))
 
 
 if __name__ == "__main__":

@@ -74,4 +74,4 @@ def _prove(bundle: VerifiedBundle, built: BuiltEngine, engine: Engine, source: V
             found=error.message if error.found is None else f"{error.message}: {error.found}",
             fix="Run the bundle by another runtime on this GPU" if error.fix == rebuild(engine.runtime) else error.fix,
         ) from error
-    Station(manifest, Opened(runner, source), engine.runtime).check_golden(bundle)
+    Station(bundle, Opened(runner, source), engine.runtime).check_golden(bundle)

@@ -5,44 +5,65 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Self
+from typing import Final, Literal, Self, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from export.runtime import compat, cuda, overlay
-from export.runtime.decision import Decision, VerdictName, decide, softmax
+from export.runtime.decision import Rule, softmax_row
+from export.runtime.drift.novelty import Novelty
+from export.runtime.drift.reference import read_reference
+from export.runtime.drift.statistics import Gauge
 from export.runtime.engines import Opened, open_runner
 from export.runtime.errors import BundleRefused, EnvironmentLacks, ImageRefused
 from export.runtime.golden import Frame, compare, read_golden
 from export.runtime.image import decode, fit
-from export.runtime.manifest import Manifest, Runtime
+from export.runtime.manifest import Runtime
 from export.runtime.trust import VerifiedBundle, load_trusted, verify_bundle
+
+Picture: TypeAlias = Path | bytes | NDArray[np.generic]
+Word: TypeAlias = Literal["pass", "reject", "review", "class"]
+NEAR: Final = "the score is near the threshold"
+UNLIKE: Final = "unlike the training pictures"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the station says of one picture.
 
-    ``scores`` holds the probability by label, ``threshold`` the reject score from which a picture is
-    rejected (None on a line that only sorts), ``ms`` the milliseconds from the picture to the verdict.
+    "review" asks for a person's look, and ``reason`` says why; ``label`` is then what the network alone would have
+    said. ``scores`` holds the probability by label, ``threshold`` the reject score from which a picture is rejected
+    (None on a line that only sorts), ``score`` the reject score (there: the probability of the label). ``ms`` are the
+    milliseconds from the picture to the verdict. ``novelty`` is about 1 for a picture like those of the training,
+    ``brightness`` the mean grey of its frame (0 to 255), ``sharpness`` the root mean square step to the next pixel.
     """
 
-    verdict: VerdictName
+    verdict: Word
     label: str
     scores: dict[str, float]
     threshold: float | None
     ms: float
+    score: float
+    reason: str | None
+    novelty: float
+    brightness: float
+    sharpness: float
 
 
 class Station:
-    """A bundle ready to inspect; get one by ``Station.load``."""
+    """A bundle ready to inspect, also by several threads at once; get one by ``Station.load``."""
 
-    def __init__(self, manifest: Manifest, opened: Opened, runtime: Runtime) -> None:
-        self.manifest = manifest
+    def __init__(self, bundle: VerifiedBundle, opened: Opened, runtime: Runtime) -> None:
+        self.manifest = bundle.manifest
         self.runtime = runtime
         self._runner, self.variant = opened
+        taken = self.manifest.input
+        self._gauge = Gauge(taken.height, taken.width, taken.channels)
+        self.reference = read_reference(bundle.manifest, bundle.contents, self._gauge.size)
+        self._novelty = Novelty(self.reference.familiar)
+        self._rule = Rule(self.manifest.labels, self.manifest.good, self.variant.decision.threshold)
 
     @classmethod
     def load(
@@ -64,7 +85,7 @@ class Station:
         """
         trusted = trusted_keys if isinstance(trusted_keys, Mapping) else load_trusted(trusted_keys)
         verified = verify_bundle(bundle, trusted)
-        station = cls(verified.manifest, *_open(verified, runtime, store))
+        station = cls(verified, *_open(verified, runtime, store))
         station.check_golden(verified)
         return station
 
@@ -73,14 +94,16 @@ class Station:
         """What computes, as the runtime itself says."""
         return self._runner.provider
 
-    def inspect(self, image: Path | bytes | NDArray[np.generic]) -> Verdict:
+    def inspect(self, image: Picture) -> Verdict:
         """Return the verdict on one picture: a file, a file's bytes, or pixels as ``image.fit`` takes them.
 
         Raises ImageRefused for a picture that cannot be read, GateError where no finite score came out.
         """
-        return self.inspect_batch([image])[0]
+        start = perf_counter()
+        frame = self.fitted(image)
+        return self._judge(frame, self._runner.infer_one(frame), start, 1)
 
-    def inspect_batch(self, images: Sequence[Path | bytes | NDArray[np.generic]]) -> list[Verdict]:
+    def inspect_batch(self, images: Sequence[Picture]) -> list[Verdict]:
         """Return one verdict a picture, computed together; each ``ms`` is an equal share of the time taken.
 
         Raises as ``inspect`` does; one unreadable picture refuses the batch.
@@ -88,40 +111,59 @@ class Station:
         if not images:
             return []
         start = perf_counter()
-        scores, decisions = self._decide(np.stack([self._fitted(image) for image in images]))
-        share = (perf_counter() - start) * 1000 / len(images)
-        return [
-            Verdict(decision.verdict, decision.label, self._by_label(row), self.variant.decision.threshold, share)
-            for row, decision in zip(scores, decisions, strict=True)
-        ]
+        frames = [self.fitted(image) for image in images]
+        rows = self._runner.infer(np.stack(frames)).tolist()
+        return [self._judge(*of_one, start, len(images)) for of_one in zip(frames, rows, strict=True)]
 
-    def _fitted(self, image: Path | bytes | NDArray[np.generic]) -> NDArray[np.uint8]:
+    def fitted(self, image: Picture) -> NDArray[np.uint8]:
+        """Return a picture as the network takes it, uint8 (height, width, channels); raises as ``inspect`` does."""
         taken = self.manifest.input
         pixels = image if isinstance(image, np.ndarray) else decode(image)
         return fit(pixels, taken.height, taken.width, taken.channels)
 
-    def _decide(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float64], list[Decision]]:
-        scores = softmax(self._runner.infer(frames))
-        manifest = self.manifest
-        return scores, decide(scores, manifest.labels, manifest.good, self.variant.decision.threshold)
+    def _judge(self, frame: NDArray[np.uint8], logits: list[float], start: float, together: int) -> Verdict:
+        row = softmax_row(logits)
+        decision, score = self._rule.decide(row), self._rule.score(row)
+        statistics = self._gauge.measure(frame)
+        novelty = self._novelty.of(statistics)
+        reason = self._reason(score, novelty)
+        return Verdict(
+            "review" if reason else decision.verdict,
+            decision.label,
+            dict(zip(self.manifest.labels, row, strict=True)),
+            self.variant.decision.threshold,
+            (perf_counter() - start) * 1000 / together,
+            score,
+            reason,
+            novelty,
+            statistics.brightness,
+            statistics.sharpness,
+        )
 
-    def _by_label(self, row: NDArray[np.float64]) -> dict[str, float]:
-        return dict(zip(self.manifest.labels, row.tolist(), strict=True))
+    def _reason(self, score: float, novelty: float) -> str | None:
+        band = self.variant.decision.review
+        if novelty > self._novelty.limit:
+            return UNLIKE
+        return NEAR if band is not None and band.low <= score <= band.high else None
 
-    def check_golden(self, verified: VerifiedBundle) -> None:
-        """Raise BundleRefused unless every golden picture of the bundle gets its scores and its decision again."""
-        expected = read_golden(verified.manifest, verified.contents, self.variant.golden)
-        found = []
-        for frame in expected:
-            got = self._inspect_golden(frame.path, verified.contents[frame.path])
-            found.append(Frame(path=frame.path, scores=got.scores, verdict=got.verdict, label=got.label))
-        compare(expected, found, self.variant.golden.tolerance)
+    def check_golden(self, bundle: VerifiedBundle) -> float:
+        """Return by how much a golden picture's scores deviate at most (a difference of probabilities).
 
-    def _inspect_golden(self, path: str, picture: bytes) -> Verdict:
+        Raises BundleRefused unless every golden picture of the bundle gets its scores and its decision again.
+        """
+        expected = read_golden(bundle.manifest, bundle.contents, self.variant.golden)
+        found = [self._golden(frame.path, bundle.contents[frame.path]) for frame in expected]
+        return compare(expected, found, self.variant.golden.tolerance)
+
+    def _golden(self, path: str, picture: bytes) -> Frame:
         try:
-            return self.inspect(picture)
+            frame = self.fitted(picture)
         except ImageRefused as error:
             raise BundleRefused(f"the golden frame {path}: {error}") from error
+        row = softmax_row(self._runner.infer_one(frame))
+        decision = self._rule.decide(row)
+        scores = dict(zip(self.manifest.labels, row, strict=True))
+        return Frame(path=path, scores=scores, verdict=decision.verdict, label=decision.label)
 
 
 def _open(verified: VerifiedBundle, runtime: Runtime | None, store: Path | None) -> tuple[Opened, Runtime]:

@@ -6,6 +6,7 @@ An engine is native code. Whoever opens one has verified who signed it, to the l
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -54,6 +55,7 @@ class EngineRunner:
         self._logits = cuda.PinnedArray((most, contract.classes), np.float32)
         self._input = cuda.DeviceMemory(self._frames.array.nbytes)
         self._output = cuda.DeviceMemory(self._logits.array.nbytes)
+        self._one_at_a_time = Lock()  # there is one set of buffers
         self._contexts: dict[int, Any] = {}
         self._launches: dict[int, Callable[[], None]] = {}
 
@@ -67,12 +69,18 @@ class EngineRunner:
 
         Raises UsageError for frames of another shape or dtype, or more or fewer than the engine takes at once.
         """
-        launch = self._lay(frames)
-        launch()
-        number = len(frames)
-        self._stream.to_host(self._logits, self._output, self._logits.array[:number].nbytes)
-        self._stream.wait()
-        return np.array(self._logits.array[:number])
+        with self._one_at_a_time:
+            launch = self._lay(frames)
+            launch()
+            number = len(frames)
+            self._stream.to_host(self._logits, self._output, self._logits.array[:number].nbytes)
+            self._stream.wait()
+            return np.array(self._logits.array[:number])
+
+    def infer_one(self, frame: NDArray[np.uint8]) -> list[float]:
+        """Return the logits of one uint8 frame (height, width, channels), by whichever thread; raises as ``infer``."""
+        logits: list[float] = self.infer(frame[np.newaxis])[0].tolist()
+        return logits
 
     def bound(self, frames: NDArray[np.uint8]) -> Callable[[], None]:
         """Lay the frames on the GPU; until others are laid, each call computes them once and waits, moving nothing.

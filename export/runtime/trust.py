@@ -44,6 +44,7 @@ class VerifiedBundle:
 
     manifest: Manifest
     manifest_bytes: bytes
+    signature: bytes
     key_id: str
     folder: Path
     contents: Mapping[str, bytes]
@@ -102,12 +103,18 @@ def read_signed_manifest(
 
     Raises BundleRefused, calling the folder ``what``, unless both files are there and the signature holds.
     """
+    manifest, signature = _read_signed(folder, what)
+    return manifest, verify(manifest, signature, trusted, domain, what)
+
+
+def _read_signed(folder: Path, what: str) -> tuple[bytes, bytes]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise BundleRefused(f"no {what} at {folder}", expected=f"a {what} folder", found=found, fix="Check the path")
-    manifest = _read(folder, MANIFEST_NAME, MAX_MANIFEST_BYTES, what)
-    signature = _read(folder, SIGNATURE_NAME, SIGNATURE_BYTES, what)
-    return manifest, verify(manifest, signature, trusted, domain, what)
+    return (
+        _read(folder, MANIFEST_NAME, MAX_MANIFEST_BYTES, what),
+        _read(folder, SIGNATURE_NAME, SIGNATURE_BYTES, what),
+    )
 
 
 def verify_bundle(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> VerifiedBundle:
@@ -135,11 +142,13 @@ def unreadable(error: OSError, what: str) -> BundleRefused:
 
 
 def _verify(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> VerifiedBundle:
-    manifest_bytes, signer = read_signed_manifest(folder, trusted)
+    manifest_bytes, signature = _read_signed(folder, "bundle")
+    signer = verify(manifest_bytes, signature, trusted, DOMAIN, "bundle")
     manifest = parse_manifest(manifest_bytes)
     check_signer(manifest.signer.key_id, signer)
     check_paths(entry.path for entry in manifest.files)
-    return VerifiedBundle(manifest, manifest_bytes, signer, folder, read_contents(folder, manifest.files))
+    contents = read_contents(folder, manifest.files)
+    return VerifiedBundle(manifest, manifest_bytes, signature, signer, folder, contents)
 
 
 def check_signer(named: str, signer: str) -> None:

@@ -9,8 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.runtime.commands.common import Commands, add_bundle, add_runtime, pictures_in, store_of, trusted_keys
-from export.runtime.errors import FactoryError
+from export.runtime.commands.common import (
+    Commands,
+    add_bundle,
+    add_bundle_or_installed,
+    add_runtime,
+    bundle_of,
+    pictures_in,
+    say,
+    store_of,
+    trusted_keys,
+)  # fmt: skip
+from export.runtime.contents import MANIFEST_NAME
+from export.runtime.errors import FactoryError, UsageError
 from export.runtime.manifest import bundle_id
 from export.runtime.trust import verify_bundle
 
@@ -21,12 +32,17 @@ if TYPE_CHECKING:
 def add(commands: Commands, keys: argparse.ArgumentParser) -> None:
     """Add verify, inspect and rebuild-engine."""
     verify = commands.add_parser("verify", parents=[keys], help="check who signed a bundle and every byte of it")
-    add_bundle(verify)
+    add_bundle_or_installed(verify)
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
     verify.set_defaults(run=_verify)
     inspect = commands.add_parser("inspect", parents=[keys], help="print one JSON line with a verdict a picture")
-    add_bundle(inspect)
-    inspect.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a picture, or a folder of pictures")
+    inspect.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="pictures and folders of pictures; a bundle's folder goes first (default: what runs here)",
+    )
     add_runtime(inspect)
     inspect.set_defaults(run=_inspect)
     rebuild = commands.add_parser(
@@ -39,7 +55,7 @@ def add(commands: Commands, keys: argparse.ArgumentParser) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     try:
-        verified = verify_bundle(options.bundle, trusted_keys(options))
+        verified = verify_bundle(bundle_of(options), trusted_keys(options))
     except FactoryError as error:
         if not options.json:
             raise
@@ -52,15 +68,21 @@ def _verify(options: argparse.Namespace) -> int:
     signer = verified.manifest.signer.name
     print(f"bundle {name} for the line {verified.manifest.line} is whole")
     print(f"signed by {signer}, key {verified.key_id}, trusted here")
-    print(f"next: station inspect {shlex.quote(str(options.bundle))} PICTURES", file=sys.stderr)
+    say(f"next: station inspect{_named(options.bundle)} PICTURES")
     return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from export.runtime.install.installed import load_installed
     from export.runtime.station import Station
 
-    pictures = [picture for path in options.paths for picture in pictures_in(path)]
-    station = Station.load(options.bundle, trusted_keys(options), runtime=options.runtime, store=store_of(options))
+    bundle, paths = _bundle_and_pictures(options.paths)
+    pictures = [picture for path in paths for picture in pictures_in(path)]
+    trusted, store = trusted_keys(options), store_of(options)
+    if bundle is None:
+        station = load_installed(store, trusted, runtime=options.runtime)
+    else:
+        station = Station.load(bundle, trusted, runtime=options.runtime, store=store)
     verdicts: Counter[str] = Counter()
     for picture in pictures:
         line = _line(station, picture)
@@ -71,8 +93,23 @@ def _inspect(options: argparse.Namespace) -> int:
     if verdicts["error"]:
         print("error: the pictures with the verdict error were not inspected; see each line", file=sys.stderr)
         return 1
-    print(f"next: station inspect {shlex.quote(str(options.bundle))} MORE_PICTURES", file=sys.stderr)
+    say(f"next: station inspect{_named(bundle)} MORE_PICTURES")
     return 0
+
+
+def _bundle_and_pictures(paths: list[Path]) -> tuple[Path | None, list[Path]]:
+    first, *others = paths
+    if not (first / MANIFEST_NAME).exists():
+        return None, paths
+    if not others:
+        raise UsageError(
+            "no picture is named", expected="pictures after the bundle", found=str(first), fix="Name some to inspect"
+        )
+    return first, others
+
+
+def _named(bundle: Path | None) -> str:
+    return f" {shlex.quote(str(bundle))}" if bundle else ""
 
 
 def _line(station: "Station", picture: Path) -> dict[str, object]:

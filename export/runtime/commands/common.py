@@ -45,6 +45,21 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the folder of a signed bundle")
 
 
+def add_bundle_or_installed(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a bundle, else what is installed; ``bundle_of`` reads it."""
+    parser.add_argument(
+        "bundle", type=Path, nargs="?", metavar="BUNDLE", help="the folder of a signed bundle (default: what runs here)"
+    )
+
+
+def bundle_of(options: argparse.Namespace) -> Path:
+    """Return the folder of the bundle named, else of what is installed; raises as ``installed`` does."""
+    from export.runtime.install.state import bundle_folder, installed
+
+    store = store_of(options)
+    return options.bundle or bundle_folder(store, installed(store).bundle)
+
+
 def at_least(kind: type[int] | type[float], least: int) -> Callable[[str], float]:
     """Return what makes an argument a number that is at least ``least`` and below a million."""
 

@@ -5,14 +5,23 @@ import json
 import shlex
 from pathlib import Path
 
-from export.runtime.commands.common import Commands, add_bundle, add_runtime, at_least, say, store_of, trusted_keys
+from export.runtime.commands.common import (
+    Commands,
+    add_bundle_or_installed,
+    add_runtime,
+    at_least,
+    bundle_of,
+    say,
+    store_of,
+    trusted_keys,
+)  # fmt: skip
 from export.runtime.errors import GateError
 
 
 def add(commands: Commands, keys: argparse.ArgumentParser) -> None:
     """Add bench and measure."""
     bench = commands.add_parser("bench", parents=[keys], help="time a bundle here, and hold it against its budget")
-    add_bundle(bench)
+    add_bundle_or_installed(bench)
     add_runtime(bench)
     bench.add_argument("--batch", type=at_least(int, 1), default=1, metavar="N", help="frames a run (default: 1)")
     bench.add_argument(
@@ -34,7 +43,7 @@ def _bench(options: argparse.Namespace) -> int:
     from export.runtime.bench import bench, lines
 
     document = bench(
-        options.bundle, trusted_keys(options), options.runtime, store_of(options),
+        bundle_of(options), trusted_keys(options), options.runtime, store_of(options),
         batch=options.batch, every_ms=options.rhythm_ms, say=say,
     )  # fmt: skip
     print(json.dumps(document) if options.json else "\n".join(lines(document)))
@@ -45,7 +54,8 @@ def _bench(options: argparse.Namespace) -> int:
             found=f"{document['p50_ms']:.3f} ms" + (", measured unsteadily" if document["noisy"] else ""),
             fix="End what else runs here and measure again; else search with this machine as the budget's device",
         )
-    say(f"next: station inspect {shlex.quote(str(options.bundle))} PICTURES")
+    named = f" {shlex.quote(str(options.bundle))}" if options.bundle else ""
+    say(f"next: station inspect{named} PICTURES")
     return 0
 
 

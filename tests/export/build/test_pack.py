@@ -29,6 +29,7 @@ DRAFT = Draft(
     model=Model(path="model.onnx", precision="fp32", opset=18),
     engines=(),
     golden=Golden(path="golden/scores.json", tolerance=1e-4),
+    reference="reference.json",
     threads=1,
     budget={},
     acceptance={},
@@ -56,6 +57,7 @@ def files(**changes: Any) -> dict[str, Any]:
         "golden/0.png": ("golden-frame", b"picture 0"),
         "golden/1.png": ("golden-frame", b"picture 1"),
         "golden/scores.json": ("golden-scores", scores("golden/0.png", "golden/1.png")),
+        "reference.json": ("reference", b"{}"),
     }
     return known | changes
 

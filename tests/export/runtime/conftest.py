@@ -18,6 +18,9 @@ from PIL import Image
 from export.build.pack import golden_scores, pack
 from export.runtime.contract import Contract
 from export.runtime.decision import softmax
+from export.runtime.drift.novelty import Novelty
+from export.runtime.drift.reference import Familiar, Reference, Values
+from export.runtime.drift.statistics import Gauge
 from export.runtime.engines import OnnxRunner
 from export.runtime.image import RESIZE_RULE, decode, fit
 from export.runtime.keys import load_private, new_key, public_path
@@ -99,6 +102,7 @@ def draft(**changes: Any) -> Draft:
         "model": Model(path="model.onnx", precision="fp32", opset=18),
         "engines": (),
         "golden": Golden(path="golden/scores.json", tolerance=1e-4),
+        "reference": "reference.json",
         "threads": 1,
         "budget": {"ms": 5.0},
         "acceptance": {"escapes": 0},
@@ -131,6 +135,24 @@ def scored(model: bytes, asked: Draft) -> bytes:
     return golden_scores(list(GREYS), scores, labels=asked.labels, good=asked.good, threshold=threshold)
 
 
+def reference(limit: float = 1e6) -> Reference:
+    """Of grey pictures, all alike: what is unlike them is far away, and only a limit as low tells so."""
+    gauge = Gauge(SIZE, SIZE, 1)
+    rows = [gauge.measure(fit(decode(picture(grey)), SIZE, SIZE, 1)) for grey in range(0, 256, 5)]
+    mean = np.mean([row.vector for row in rows], axis=0)
+    scale = np.std([row.vector for row in rows], axis=0) + 1
+    familiar = Familiar(mean=tuple(mean.tolist()), whiten=tuple(map(tuple, np.diag(1 / scale).tolist())), limit=limit)
+    novelty = sorted(Novelty(familiar).of(row) for row in rows)
+    brightness = sorted(row.brightness for row in rows)
+    values = Values(
+        score=tuple(np.linspace(0, 1, len(rows)).tolist()),
+        brightness=tuple(brightness),
+        sharpness=tuple(row.sharpness for row in rows),
+        novelty=tuple(novelty),
+    )
+    return Reference(familiar=familiar, values=values)
+
+
 class MakeBundle(Protocol):
     def __call__(
         self,
@@ -152,6 +174,7 @@ def tiny() -> SimpleNamespace:
         draft=draft,
         engine=engine,
         scored=scored,
+        reference=reference,
         labels=LABELS,
         size=SIZE,
     )
@@ -193,6 +216,7 @@ def make_bundle(tmp_path: Path, key: Path) -> MakeBundle:
         files: dict[str, Any] = {path: ("golden-frame", picture(grey)) for path, grey in GREYS.items()}
         files["golden/scores.json"] = ("golden-scores", golden or scored(model, asked))
         files["model.onnx"] = ("model", model)
+        files["reference.json"] = ("reference", canonical_bytes(reference()))
         files["report/report.html"] = ("report", b"<p>fine</p>")
         return pack(tmp_path / "bundle", draft=asked, files=files | (extra or {}), key=key, signer_name="W1")
 

@@ -105,7 +105,8 @@ def test_inspect_prints_a_line_a_picture(station: Said, bundle: Path, trust: lis
     assert code == 0
     assert names == ["a.PNG", "b.png", "deep/c.png", "b.png"]
     assert [line["verdict"] for line in lines] == ["pass", "reject", "pass", "reject"]
-    assert set(lines[0]) == {"path", "verdict", "label", "scores", "threshold", "ms"}
+    told = {"path", "verdict", "label", "scores", "threshold", "ms"}
+    assert set(lines[0]) == told | {"score", "reason", "novelty", "brightness", "sharpness"}
     assert err.splitlines()[0] == "4 pictures: 2 pass, 2 reject"
     assert err.splitlines()[1].startswith("next: station inspect")
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.runtime.decision import Decision, decide, reject_scores, softmax
+from export.runtime.decision import Decision, decide, reject_scores, softmax, softmax_row
 from export.runtime.errors import GateError, UsageError
 
 LABELS = ("dent", "good", "scratch")
@@ -64,3 +64,8 @@ def test_scores_labels_and_threshold_must_belong_together(
 ) -> None:
     with pytest.raises(UsageError, match="cannot be decided on"):
         decide(np.zeros(shape), LABELS, good, threshold)
+
+
+@given(st.lists(st.floats(-80, 80), min_size=2, max_size=12))
+def test_one_row_gets_the_probabilities_of_many(logits: list[float]) -> None:
+    np.testing.assert_allclose(softmax_row(logits), softmax(np.array([logits]))[0], rtol=1e-13)

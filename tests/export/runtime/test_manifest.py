@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from export.runtime.errors import BundleRefused, EnvironmentLacks
 from export.runtime.manifest import (
+    Band,
+    DecisionRule,
     FileEntry,
     Manifest,
     Signer,
@@ -20,13 +22,19 @@ from export.runtime.manifest import (
 )
 
 FREE = ("budget", "acceptance", "chain", "provenance")
+DECISION = DecisionRule(rule="threshold", threshold=0.4, review=Band(low=0.3, high=0.5))
 Place = tuple[str | int, ...]
 
 
 @pytest.fixture(scope="module")
 def whole(tiny: SimpleNamespace) -> Manifest:
-    draft = tiny.draft(engines=(tiny.engine(),))
-    roles = {"model.onnx": "model", "golden/scores.json": "golden-scores", "e.plan": "engine"}
+    draft = tiny.draft(engines=(tiny.engine(),), decision=DECISION)
+    roles = {
+        "model.onnx": "model",
+        "golden/scores.json": "golden-scores",
+        "reference.json": "reference",
+        "e.plan": "engine",
+    }
     files = tuple(FileEntry(path=path, size=1, sha256="0" * 64, role=role) for path, role in roles.items())
     known = {name: getattr(draft, name) for name in draft.__dataclass_fields__}
     return Manifest(**known, files=files, signer=Signer(key_id="0" * 16, name="W1"))
@@ -88,7 +96,8 @@ def refused(value: Any) -> str:
 def test_a_value_of_another_type_is_refused_everywhere(value: dict[str, Any]) -> None:
     for place in places(value):
         for other in (None, True, "x", 1.5, [], {}):
-            if place and type(at(value, place)) is not type(other):
+            unreviewed = place == ("decision", "review") and other is None
+            if place and type(at(value, place)) is not type(other) and not unreviewed:
                 changed = copy.deepcopy(value)
                 at(changed, place[:-1])[place[-1]] = other
                 refused(changed)
@@ -100,7 +109,7 @@ def test_a_key_missing_or_unknown_is_refused_by_name_everywhere(value: dict[str,
         for place in places(value)
         if isinstance(at(value, place), dict) and place[-1:] not in [(f,) for f in FREE]
     ]
-    assert len(objects) == 12
+    assert len(objects) == 14
     for place in objects:
         for key in at(value, place):
             changed = copy.deepcopy(value)
@@ -133,8 +142,8 @@ def test_unsound_json_is_refused(data: bytes, said: str) -> None:
 
 
 def test_another_schema_is_a_lack_of_this_station_and_not_of_the_bundle(value: dict[str, Any]) -> None:
-    with pytest.raises(EnvironmentLacks, match="found schema 2") as error:
-        parse_manifest(json.dumps(value | {"schema": 2, "new_in_2": 1}).encode())
+    with pytest.raises(EnvironmentLacks, match="found schema 3") as error:
+        parse_manifest(json.dumps(value | {"schema": 3, "new_in_3": 1}).encode())
     assert error.value.exit_code == 3
 
 
@@ -166,7 +175,11 @@ def test_another_schema_is_a_lack_of_this_station_and_not_of_the_bundle(value: d
         (("files", 0, "size"), -1, "sound hash"),
         (("files", 0, "role"), "report", "the models are not the files"),
         (("files", 1, "role"), "report", "the golden scores are not the files"),
-        (("files", 2, "role"), "report", "the engines are not the files"),
+        (("files", 2, "role"), "report", "the reference is not the file"),
+        (("reference",), "other.json", "the reference is not the file"),
+        (("decision", "review"), {"low": 0.5, "high": 0.6}, "a review band does not hold its threshold"),
+        (("decision", "review"), {"low": 0.3, "high": 1.1}, "a review band does not hold its threshold"),
+        (("files", 3, "role"), "report", "the engines are not the files"),
         (("engines", 0, "runtime"), "onnxruntime-cpu", "tensorrt-rtx"),
         (("engines", 0, "batch"), [1, 1], "a batch profile is not least, best and most"),
         (("engines", 0, "batch"), [0, 1, 1], "a batch profile"),

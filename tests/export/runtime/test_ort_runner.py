@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -170,3 +171,14 @@ def test_a_processor_whose_int8_sums_would_saturate_is_told_to_be_exact_and_no_o
     else:
         with pytest.raises(RuntimeError, match="does not have configuration with key"):
             options.get_session_config_entry("session.x64quantprecision")
+
+
+def test_one_frame_is_scored_as_in_a_batch_also_by_several_threads(tiny: SimpleNamespace) -> None:
+    runner = tiny.runner(tiny.network())
+    frames = np.random.default_rng(0).integers(0, 256, (200, tiny.size, tiny.size, 1), dtype=np.uint8)
+    expected = runner.infer(frames)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(runner.infer_one, frames))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with pytest.raises(UsageError, match=r"expected uint8 \(8, 8, 1\), found uint8 \(8, 8\)"):
+        runner.infer_one(frames[0, :, :, 0])

@@ -11,7 +11,7 @@ import pytest
 
 from export.runtime.errors import BundleRefused, EnvironmentLacks, GateError, ImageRefused
 from export.runtime.keys import load_trusted
-from export.runtime.manifest import DecisionRule, DeviceContract, canonical_bytes
+from export.runtime.manifest import Band, DecisionRule, DeviceContract, canonical_bytes
 from export.runtime.station import Station
 
 Make = Callable[..., Path]
@@ -179,3 +179,18 @@ def test_another_resize_rule_is_a_lack_of_this_station(
     folder = make_bundle(asked=replace(asked, input=replace(asked.input, resize="letterbox-v2")))
     with pytest.raises(EnvironmentLacks, match="found letterbox-v2"):
         Station.load(folder, trust)
+
+
+def test_a_score_near_the_threshold_goes_to_a_person(
+    tiny: SimpleNamespace, make_bundle: Any, trust: list[Path]
+) -> None:
+    rule = DecisionRule(rule="threshold", threshold=0.4, review=Band(low=0.2, high=0.6))
+    station = Station.load(make_bundle(asked=tiny.draft(decision=rule)), trust)
+    verdicts = [station.inspect(np.full((8, 8, 1), grey, np.uint8)) for grey in range(0, 256, 3)]
+    assert {verdict.verdict for verdict in verdicts} == {"pass", "review", "reject"}
+    for verdict in verdicts:
+        near = 0.2 <= verdict.score <= 0.6
+        assert (verdict.verdict == "review") == near
+        assert verdict.reason == ("the score is near the threshold" if near else None)
+        assert (verdict.label == "good") == (verdict.score < 0.4)
+        assert verdict.score == pytest.approx(1 - verdict.scores["good"])

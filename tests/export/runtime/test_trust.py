@@ -18,6 +18,7 @@ FILES = (
     "golden/002.png",
     "golden/scores.json",
     "model.onnx",
+    "reference.json",
     "report/report.html",
 )
 CHANGED_MANIFEST = "the bundle or its signature was changed"

@@ -1,0 +1,1 @@
+"""Live inspection: parts judged one after another by what is installed, whatever happens meanwhile."""

@@ -1,0 +1,78 @@
+"""Verdicts on record before they are told; while the log cannot be written, the safe verdict, the rows in memory."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from export.runtime.errors import FactoryError
+from export.runtime.log.log import Entry, Log
+
+WAITING: Final = 10_000  # rows that wait in memory for a log that cannot be written
+
+
+class Recorder:
+    """Writes to a log and counts what it wrote; whoever calls takes care that one does at a time.
+
+    ``safe`` is the verdict on a part whose own cannot be put on record.
+    """
+
+    def __init__(self, log: Log, safe: str, say: Callable[[str], None]) -> None:
+        self._log, self._safe, self._say = log, safe, say
+        self._waiting = deque[Entry]()
+        self.fault: str | None = None
+        self.lost = 0
+        self.verdicts = Counter[str]()
+        self.faults = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait for the log."""
+        return len(self._waiting)
+
+    def entry_of(self, source: str) -> Entry | None:
+        """Return what is on record of a picture; None where nothing is, or the log cannot be read."""
+        try:
+            return self._log.entry_of(source)
+        except FactoryError:
+            return None  # told when the verdict is put on record
+
+    def record(self, entry: Entry, picture: bytes) -> Entry:
+        """Return the entry as it is on record, or as it will be: a part that is on record keeps its first verdict."""
+        try:
+            self.catch_up()
+            entry = self._log.record(entry, picture)
+            if self.fault is not None:
+                self._say("the log can be written again, and what waited is on record")
+            self.fault = None
+        except FactoryError as error:
+            entry = self._put_off(entry, f"the verdict could not be put on record: {error}")
+        self.verdicts[entry.verdict] += 1
+        self.faults += entry.fault is not None
+        return entry
+
+    def catch_up(self) -> None:
+        """Record what waits; raises as ``Log.record`` does."""
+        while self._waiting:
+            self._log.record(self._waiting[0], None)
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        """Record what waits if that can be done, and close the log."""
+        try:
+            self.catch_up()
+        except FactoryError as error:
+            self._say(f"FAULT: {len(self._waiting)} verdicts could not be put on record: {error}")
+        self._log.close()
+
+    def _put_off(self, entry: Entry, fault: str) -> Entry:
+        if self.fault is None:
+            self._say(f"FAULT: {fault}")
+        self.fault = fault
+        if len(self._waiting) == WAITING:
+            self._waiting.popleft()
+            self.lost += 1
+        verdict = "reject" if entry.verdict == "reject" else self._safe
+        put_off = replace(entry, verdict=verdict, fault=entry.fault or fault)
+        self._waiting.append(put_off)
+        return put_off

@@ -1,0 +1,147 @@
+"""Which version judges the next part: what is installed, the one before if that fails, or it again if that helps."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Final, Self, TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from export.runtime.drift.detector import Alarm
+from export.runtime.errors import FactoryError
+from export.runtime.install.install import rollback
+from export.runtime.install.state import read_state
+from export.runtime.live.changeover import Changeover, Unloadable
+from export.runtime.live.running import Running
+from export.runtime.settings import Settings
+from export.runtime.station import Verdict
+
+Trusted: TypeAlias = Callable[[], Mapping[str, Ed25519PublicKey]]
+Say: TypeAlias = Callable[[str], None]
+
+AGAIN_S: Final = 5.0  # between two attempts to open a network that failed
+_ALARMS: Final = 20
+
+
+class Versions:
+    """The version that runs and, while it is on probation, the one before it, kept ready. One call at a time."""
+
+    def __init__(self, store: Path, settings: Settings, trusted: Trusted, say: Say, running: Running) -> None:
+        self._store, self._settings = store, settings
+        self._trusted, self._say = trusted, say
+        self.running = running
+        self.before: Running | None = None
+        self.alarms = deque[Alarm](maxlen=_ALARMS)
+        self.problem: str | None = None
+        self._tried = 0.0
+        self._changeover = Changeover(store, self._load)
+
+    @classmethod
+    def open(cls, store: Path, settings: Settings, trusted: Trusted, say: Say, judged: Callable[[str], int]) -> Self:
+        """Return the version that is installed; if it cannot be loaded, the one before it takes over.
+
+        ``judged`` tells how many parts a bundle has judged so far, which is whether it is still on probation.
+
+        Raises as ``Running.load`` does where nothing can be loaded.
+        """
+        between = settings.drift.parts_between_false_alarms
+        try:
+            running = Running.load(store, trusted(), between)
+        except FactoryError as error:
+            if read_state(store).previous is None:
+                raise
+            rollback(store, trusted(), f"it could not be loaded: {error}")
+            running = Running.load(store, trusted(), between)
+            say(f"RETURNED to bundle {running.bundle}: the newer one could not be loaded: {error}")
+        versions = cls(store, settings, trusted, say, running)
+        running.parts = judged(running.bundle)
+        if running.parts < settings.probation.parts:
+            versions.before = versions._load_before()
+        return versions
+
+    def poll(self) -> None:
+        """Take over a version that was installed meanwhile, once it is loaded; costs microseconds."""
+        found = self._changeover.ready(self.running.bundle)
+        if isinstance(found, Unloadable):
+            goes_on = f"bundle {self.running.bundle} goes on"
+            self._say(f"the version just installed cannot be loaded, {goes_on}: {found.reason}")
+            self._take_back(found.bundle, f"it could not be loaded: {found.reason}")
+        elif found is not None:
+            self._say(f"bundle {found.bundle} takes over from {self.running.bundle}")
+            self.before, self.running, self.problem = self.running, found, None
+
+    def count(self, running: Running, verdict: Verdict) -> None:
+        """Count a part, and end the probation of the version that judged it, one way or the other."""
+        alarms = running.count(verdict)
+        self.alarms.extend(alarms)
+        for alarm in alarms:
+            self._say(f"DRIFT: {alarm}")
+        if running is not self.running or self.before is None:
+            return
+        rules = self._settings.probation
+        if running.slow_in_a_row >= rules.slow_parts:
+            self._go_back(f"it took longer than {running.limit_ms:g} ms on {running.slow_in_a_row} parts in a row")
+        elif alarms and rules.on_drift:
+            self._go_back(f"drift: {alarms[0]}")
+        elif running.parts >= rules.parts:
+            self._say(f"bundle {running.bundle} has judged {running.parts} parts and stays")
+            self.before = None
+
+    def recover(self, failed: Running, picture: bytes, error: str) -> tuple[Running, Verdict] | str:
+        """Return who judges the part on which ``failed`` failed, and its verdict; why nobody can, where nobody can."""
+        if self.running is failed:
+            if self.before is not None:
+                self._go_back(error)
+            elif self.problem is not None and monotonic() - self._tried < AGAIN_S:
+                return self.problem
+            else:
+                self._open_again(error)
+        try:
+            verdict = self.running.judge(picture)
+        except Exception as again:  # an engine's library raises what it likes
+            problem = f"the network failed and could not be opened again: {_spoken(again)}"
+            if self.problem is None:
+                self._say(f"FAULT: {problem}")
+            self.problem, self._tried = problem, monotonic()
+            return problem
+        self.problem = None
+        return self.running, verdict
+
+    def _load(self) -> Running:
+        between = self._settings.drift.parts_between_false_alarms
+        return Running.load(self._store, self._trusted(), between, self.running.median_ms)
+
+    def _load_before(self) -> Running | None:
+        try:
+            between = self._settings.drift.parts_between_false_alarms
+            return Running.load_previous(self._store, self._trusted(), between)
+        except FactoryError as error:
+            self._say(f"on probation without a way back, the version before cannot be loaded: {error}")
+            return None
+
+    def _open_again(self, error: str) -> None:
+        self._say(f"the network failed and is opened again: {error}")
+        try:
+            self.running = self._load()
+        except Exception as lacking:  # the old one then fails once more, and that is told
+            self._say(f"it cannot be opened: {_spoken(lacking)}")
+
+    def _go_back(self, reason: str) -> None:
+        """Let the version before take over again, now; and write down that it did."""
+        assert self.before is not None
+        failed, self.running, self.before = self.running, self.before, None
+        self._say(f"RETURNED from bundle {failed.bundle} to {self.running.bundle}: {reason}")
+        self._take_back(failed.bundle, reason)
+
+    def _take_back(self, bundle: str, reason: str) -> None:
+        try:
+            current = read_state(self._store).current
+            if current is not None and current.bundle == bundle:
+                rollback(self._store, self._trusted(), reason)
+        except (FactoryError, OSError) as error:
+            self._say(f"that could not be written down, and a restart would run bundle {bundle} again: {error}")
+
+
+def _spoken(error: Exception) -> str:
+    return str(error) if isinstance(error, FactoryError) else f"{type(error).__name__}: {error}"
