@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 
 from export.runtime.commands.common import Commands, at_least, say, store_of, trusted_keys
@@ -35,21 +36,25 @@ def _port(text: str) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from export.runtime.live.inspector import Inspector
+    from export.runtime.log.history import History
     from export.runtime.serve.access import Access, is_loopback, read_token
     from export.runtime.serve.connection import Limits
     from export.runtime.serve.server import serve
     from export.runtime.serve.service import Service
 
-    host = options.host
+    host, store = options.host, store_of(options)
     token = read_token(options.token_file, os.environ.get("STATION_TOKEN"), host)
 
     def ready(port: int) -> None:
         at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         who = "" if token is None else " -H 'Authorization: Bearer TOKEN'"
-        say(f"the station answers at {at}; its live page: {at}/")
         url = shlex.quote(f"{at}/inspect?part=NAME")
+        say(f"bundle {inspector.status()['bundle']} answers at {at}; its live page: {at}/; Ctrl-C ends it")
         say(f"next: curl -H 'Content-Type: image/png'{who} --data-binary @PICTURE {url}")
 
     limits = Limits(body_bytes=int(options.max_body_mb * 1e6))
-    with Inspector.open(store_of(options), lambda: trusted_keys(options), say) as inspector:
-        return serve(Service(inspector, Access(token, is_loopback(host))), host, options.port, limits, ready)
+    with Inspector.open(store, partial(trusted_keys, options), say) as inspector, History(store) as history:
+        service = Service(inspector, history, Access(token, is_loopback(host)))
+        code = serve(service, host, options.port, limits, ready)
+    say("stopped: every verdict told is on record")
+    return code

@@ -21,7 +21,7 @@ _PICTURES_BYTES: Final = 64_000_000
 @dataclass(slots=True)
 class _Shown:
     number: int
-    source: str
+    source: str | None
     facts: dict[str, object]
     picture: bytes | None
     small: bytes | None = field(default=None)
@@ -35,10 +35,10 @@ class Board:
         self._number = 0
         self._lock = threading.Lock()
 
-    def add(self, source: str, facts: dict[str, object], picture: bytes) -> None:
-        """Show a part by its facts, unless it is shown already (its picture was sent again)."""
+    def add(self, source: str | None, facts: dict[str, object], picture: bytes | None) -> None:
+        """Show a part by its facts, unless one of this source is shown already (its picture was sent again)."""
         with self._lock:
-            if any(part.source == source for part in self._parts):
+            if source is not None and any(part.source == source for part in self._parts):
                 return
             self._number += 1
             self._parts.appendleft(_Shown(self._number, source, facts, picture))

@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 KIND: Final = "text/plain; version=0.0.4; charset=utf-8"
 _BOUNDS_MS: Final = (0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
@@ -15,17 +15,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._verdicts: Counter[str] = Counter(dict.fromkeys(("pass", "reject", "review", "class"), 0))
-        self._faults = 0
         self._responses: Counter[int] = Counter()
         self._buckets = [0] * (len(_BOUNDS_MS) + 1)
         self._sum_ms = 0.0
 
-    def inspected(self, verdict: str, ms: float, *, faulty: bool) -> None:
-        """Count a verdict that was given, and its milliseconds."""
+    def answered(self, ms: float) -> None:
+        """Count the milliseconds of a verdict."""
         with self._lock:
-            self._verdicts[verdict] += 1
-            self._faults += faulty
             self._buckets[next((i for i, bound in enumerate(_BOUNDS_MS) if ms <= bound), len(_BOUNDS_MS))] += 1
             self._sum_ms += ms
 
@@ -34,14 +30,11 @@ class Metrics:
         with self._lock:
             self._responses[status] += 1
 
-    def text(self, status: Mapping[str, object]) -> str:
+    def text(self, status: Mapping[str, Any]) -> str:
         """Return the metrics as text; ``status`` is the inspector's own."""
         with self._lock:
-            verdicts = [(_labels(verdict=verdict), number) for verdict, number in self._verdicts.items()]
             responses = [(_labels(code=str(code)), number) for code, number in sorted(self._responses.items())]
             lines = [
-                *_metric("station_answers_total", "counter", "Verdicts given over HTTP.", verdicts),
-                *_metric("station_faults_total", "counter", "Safe verdicts, for a fault.", [("", self._faults)]),
                 *_metric("station_http_responses_total", "counter", "HTTP answers by status.", responses),
                 *_histogram(self._buckets, self._sum_ms),
             ]
@@ -60,7 +53,7 @@ def _histogram(buckets: list[int], sum_ms: float) -> list[str]:
     name, seconds = "station_inspection_seconds", [*(f"{bound / 1000:g}" for bound in _BOUNDS_MS), "+Inf"]
     below = [sum(buckets[: i + 1]) for i in range(len(buckets))]
     return [
-        f"# HELP {name} Seconds from a picture to its verdict.",
+        f"# HELP {name} Seconds from a picture to its verdict, on record.",
         f"# TYPE {name} histogram",
         *(f'{name}_bucket{{le="{bound}"}} {number}' for bound, number in zip(seconds, below, strict=True)),
         f"{name}_sum {sum_ms / 1000!r}",
@@ -82,17 +75,19 @@ def _of_process() -> list[str]:
     ]
 
 
-def _of_status(status: Mapping[str, object]) -> list[str]:
-    running = _labels(**{name: str(status.get(name) or "") for name in ("bundle", "line", "since")})
-    metrics = [
-        *_metric(
-            "station_healthy", "gauge", "1 where verdicts can be given and logged.", [("", bool(status["healthy"]))]
-        ),
+def _of_status(status: Mapping[str, Any]) -> list[str]:
+    given = dict.fromkeys(("pass", "reject", "review", "class"), 0) | status["verdicts"]
+    verdicts = [(_labels(verdict=verdict), number) for verdict, number in given.items()]
+    running = _labels(**{name: status[name] for name in ("bundle", "line", "since")})
+    return [
+        *_metric("station_verdicts_total", "counter", "Verdicts given since the start.", verdicts),
+        *_metric("station_faults_total", "counter", "Safe verdicts, for a fault.", [("", status["faults"])]),
+        *_metric("station_drift_alarms", "gauge", "Alarms of drift that are told.", [("", len(status["drift"]))]),
+        *_metric("station_unrecorded", "gauge", "Verdicts that wait for the log.", [("", status["unrecorded"])]),
+        *_metric("station_lost_total", "counter", "Verdicts that the log never got.", [("", status["lost"])]),
+        *_metric("station_healthy", "gauge", "Verdicts can be given and logged.", [("", status["healthy"])]),
         *_metric("station_bundle_info", "gauge", "The bundle that runs.", [(running, 1)]),
     ]
-    for name, text in (("drift_alarms", "Alarms of drift."), ("log_failures", "Verdicts that could not be logged.")):
-        metrics += _metric(f"station_{name}_total", "counter", text, [("", float(str(status[name])))])
-    return metrics
 
 
 def _labels(**labels: str) -> str:

@@ -37,11 +37,12 @@ class Server:
     async def stop(self) -> None:
         """Accept no more, answer what has begun, close everything."""
         self._shared.stopping = True
-        await asyncio.sleep(0)  # whoever the system has let in already is accepted yet
-        if self._server is not None:
-            self._server.close()
         for connection in self._open.values():
             connection.hasten()
+        await asyncio.sleep(0)  # lets in who waits at the door
+        if self._server is not None:
+            self._server.close()
+        await asyncio.sleep(self._shared.limits.stopping_s)  # what was let in last is a connection by then
         if self._open:
             await asyncio.wait(self._open)  # each ends by its own limits
         self._inspecting.shutdown()

@@ -9,11 +9,13 @@ from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
 
+from export.runtime.live.inspector import Inspector
+from export.runtime.log.history import History
 from export.runtime.serve import metrics, pages
 from export.runtime.serve.access import Access
-from export.runtime.serve.board import Board
-from export.runtime.serve.inspects import Inspects
+from export.runtime.serve.board import PARTS, Board
 from export.runtime.serve.message import Head, Refused, Response, as_error, as_json
+from export.runtime.serve.today import Today
 from export.runtime.serve.upload import Upload, check_kind, read_upload
 
 _PICTURE: Final = re.compile(r"/parts/([0-9]{1,15})/picture")
@@ -23,12 +25,15 @@ _LOGIN_BYTES: Final = 4096
 
 
 class Service:
-    """Answers requests by an inspector; thread-safe where the inspector is."""
+    """Answers requests by an inspector, whose log is ``history``; thread-safe."""
 
-    def __init__(self, inspector: Inspects, access: Access) -> None:
+    def __init__(self, inspector: Inspector, history: History, access: Access) -> None:
         self._inspector = inspector
         self._access = access
+        self._today = Today(history)
         self._board = Board()
+        for entry in reversed(history.last(PARTS)):
+            self._board.add(entry.source, asdict(entry), None)
         self._metrics = metrics.Metrics()
 
     def check(self, head: Head) -> None:
@@ -82,21 +87,22 @@ class Service:
         source = _source(head, upload)
         answer = self._inspector.inspect(upload.picture, upload.part or str(uuid4()), source)
         facts = asdict(answer)
-        self._metrics.inspected(answer.verdict, answer.ms, faulty=answer.fault is not None)
+        self._metrics.answered(answer.ms)
         self._board.add(source, facts | {"time": _now()}, upload.picture)
         return as_json(facts, HTTPStatus.OK if answer.fault is None else HTTPStatus.UNPROCESSABLE_ENTITY)
 
     def _health(self, _: Head, __: bytes) -> Response:
         status = self._inspector.status()
         code = HTTPStatus.OK if status["healthy"] else HTTPStatus.SERVICE_UNAVAILABLE
-        return as_json({name: status[name] for name in ("healthy", "reason")}, code)
+        return as_json({name: status[name] for name in ("healthy", "problems")}, code)
 
     def _measured(self, _: Head, __: bytes) -> Response:
         text = self._metrics.text(self._inspector.status())
         return Response(HTTPStatus.OK, text.encode(), metrics.KIND)
 
     def _parts(self, _: Head, __: bytes) -> Response:
-        return as_json({"time": _now(), **self._inspector.status(), "parts": self._board.parts()})
+        today, parts = self._today.counts(), self._board.parts()
+        return as_json({"time": _now(), **self._inspector.status(), "today": today, "parts": parts})
 
     def _picture(self, head: Head, _: bytes) -> Response:
         match = _PICTURE.fullmatch(head.path)
@@ -113,15 +119,15 @@ class Service:
         return Response(HTTPStatus.SEE_OTHER, b"", "text/plain", fields)
 
 
-def _source(head: Head, upload: Upload) -> str:
-    """Return what makes this very picture known again.
+def _source(head: Head, upload: Upload) -> str | None:
+    """Return what makes this very picture known again, None where the client gave no key.
 
     A client's key alone would do so only where no key is ever given to a second part: a counter that starts anew each
     day would get yesterday's verdicts.
     """
     key = head.fields.get("idempotency-key")
     if key is None:
-        return str(uuid4())
+        return None
     if _KEY.fullmatch(key) is None:
         expected, found = "1 to 200 printable ASCII characters", ascii(key[:60])
         raise Refused(HTTPStatus.BAD_REQUEST, "Idempotency-Key cannot be used", expected=expected, found=found)

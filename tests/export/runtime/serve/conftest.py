@@ -3,77 +3,51 @@
 import asyncio
 import http.client
 import json
+import shutil
 import socket
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from export.runtime.errors import FactoryError
+from export.runtime.install.install import install
+from export.runtime.live.inspector import Answer, Inspector
+from export.runtime.log.history import History
+from export.runtime.log.log import Entry
 from export.runtime.serve.access import Access
 from export.runtime.serve.connection import Limits
 from export.runtime.serve.server import Server
 from export.runtime.serve.service import Service
-from export.runtime.station import Station
+from export.runtime.trust import load_trusted
 
 
-@dataclass(frozen=True)
-class Answer:
-    part: str
-    verdict: str
-    label: str | None
-    scores: dict[str, float] | None
-    threshold: float | None
-    ms: float
-    bundle: str
-    reason: str | None
-    fault: str | None
+class Gated(Inspector):
+    """The inspector, with a gate before it that a test may shut for a while."""
 
-
-class Inspector:
-    """A station, the verdicts it gave by their source, and a gate that a test may shut for a while."""
-
-    def __init__(self, station: Station) -> None:
-        self.station = station
-        self.given: dict[str | None, Answer] = {}
-        self.today: Counter[str] = Counter()
-        self.reason: str | None = None
-        self.gate = threading.Event()
-        self.gate.set()
-        self.waiting = threading.Semaphore(0)
+    history: History
+    gate: threading.Event
+    waiting: threading.Semaphore
 
     def inspect(self, picture: bytes, part: str, source: str | None = None) -> Answer:
         self.waiting.release()
         assert self.gate.wait(30)
-        if source in self.given:
-            return self.given[source]
-        try:
-            found = self.station.inspect(picture)
-            answer = Answer(part, found.verdict, found.label, found.scores, found.threshold, found.ms, "b1", None, None)
-        except FactoryError as error:
-            answer = Answer(part, "review", None, None, None, 0.5, "b1", None, str(error))
-        self.given[source] = answer
-        self.today[answer.verdict] += 1
-        return answer
-
-    def status(self) -> dict[str, object]:
-        return {
-            "healthy": self.reason is None, "reason": self.reason, "bundle": 'b1"\\\n', "line": "cells-3",
-            "since": "2026-01-31T12:00:00Z", "today": dict(self.today), "drift_alarms": 2, "log_failures": 1,
-        }  # fmt: skip
+        return super().inspect(picture, part, source)
 
 
 class Running:
     """A service that runs, and ways to talk to it."""
 
-    def __init__(self, server: Server, inspector: Inspector, port: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: Server, inspector: Gated, port: int, loop: asyncio.AbstractEventLoop) -> None:
         self.server, self.inspector, self.port, self.loop = server, inspector, port, loop
+
+    @property
+    def recorded(self) -> list[Entry]:
+        """What is on record, newest first."""
+        return self.inspector.history.last(1000)
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, fields: dict[str, str] | None = None
@@ -114,9 +88,9 @@ Serve = Callable[..., Any]
 
 
 @contextmanager
-def running(inspector: Inspector, limits: Limits, access: Access) -> Iterator[Running]:
+def running(inspector: Gated, limits: Limits, access: Access) -> Iterator[Running]:
     loop = asyncio.new_event_loop()
-    server = Server(Service(inspector, access), limits)
+    server = Server(Service(inspector, inspector.history, access), limits)
     port = loop.run_until_complete(server.start("127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -136,15 +110,36 @@ def everything_of() -> Callable[[socket.socket], bytes]:
     return everything
 
 
-@pytest.fixture
-def inspector(bundle: Path, trust: list[Path]) -> Inspector:
-    return Inspector(Station.load(bundle, trust))
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the store is that each test gets a copy of, once the first has made it."""
+    return tmp_path_factory.mktemp("template") / "store"
 
 
 @pytest.fixture
-def serve(inspector: Inspector) -> Serve:
+def store(template: Path, trust: list[Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A store with the tiny bundle installed, without measuring it."""
+    if not template.exists():
+        trusted, bundle = load_trusted(trust), request.getfixturevalue("bundle")
+        install(bundle, trusted, template, allow_older=False, say=lambda _: None, test=lambda *_: {})
+        (template / "trusted").mkdir()
+        shutil.copy(trust[0], template / "trusted")
+    return Path(shutil.copytree(template, tmp_path / "store"))
+
+
+@pytest.fixture
+def inspector(store: Path, trust: list[Path]) -> Iterator[Gated]:
+    trusted = load_trusted(trust)
+    with Gated.open(store, lambda: trusted, lambda _: None) as opened, History(store) as opened.history:
+        opened.gate, opened.waiting = threading.Event(), threading.Semaphore(0)
+        opened.gate.set()
+        yield opened
+
+
+@pytest.fixture
+def serve(inspector: Gated) -> Serve:
     def start(*, token: str | None = None, loopback: bool = True, **limits: Any) -> Any:
-        return running(inspector, Limits(**limits), Access(token, loopback))
+        return running(inspector, Limits(**({"stopping_s": 0.02} | limits)), Access(token, loopback))
 
     return start
 

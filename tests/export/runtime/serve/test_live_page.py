@@ -45,7 +45,9 @@ def test_the_page_shows_the_last_parts_and_a_hostile_name_as_text(service: Any, 
     assert tiles == ["reject", "review", "reject", "pass"]
     names = [unescape(name) for name in re.findall(r'<div class="id" title="([^"]*)"', dom)]
     assert names == [HOSTILE, "P-3", "P-2", "P-1"]
-    assert ["…" + HOSTILE[-17:], *names[1:]] == [unescape(text) for text in re.findall(r'<div class="id"[^>]*>(.*?)</div>', dom)]
+    assert ["…" + HOSTILE[-17:], *names[1:]] == [
+        unescape(text) for text in re.findall(r'<div class="id"[^>]*>(.*?)</div>', dom)
+    ]
     assert "<title>Inspection station</title>" in dom and dom.count("<script>") == 1
     counts = dict(re.findall(r"<dt>(\w+)</dt><dd>(\d+)</dd>", dom))
     assert counts == {"pass": "1", "reject": "2", "review": "1"}
@@ -55,7 +57,7 @@ def test_the_page_shows_the_last_parts_and_a_hostile_name_as_text(service: Any, 
 
 def test_a_station_that_cannot_inspect_says_so_in_large(service: Any, grey: Grey, tmp_path: Path) -> None:
     service.inspect(grey(40))
-    service.inspector.reason = "the disk is full"
+    service.inspector._recorder.fault = "the disk is full"
     dom = browse(f"http://127.0.0.1:{service.port}/", tmp_path)
     assert text_of(dom, "banner") == "NOT INSPECTING: the disk is full"
     assert not re.search(r'id="banner" hidden', dom)
@@ -73,4 +75,4 @@ def test_the_page_of_another_site_learns_nothing_and_posts_nothing(service: Any,
     dom = browse(page.as_uri(), tmp_path / "profile")
     told = re.search(r"<title>(.*?)</title>", dom)
     assert told and json.loads(told[1])[:2] == ["rejected", "rejected"]
-    assert service.inspector.given == {}
+    assert service.recorded == []
