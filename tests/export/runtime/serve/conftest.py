@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,13 +127,36 @@ def store(template: Path, trust: list[Path], tmp_path: Path, request: pytest.Fix
     return Path(shutil.copytree(template, tmp_path / "store"))
 
 
+@contextmanager
+def opened(store: Path, trust: list[Path]) -> Iterator[Gated]:
+    trusted = load_trusted(trust)
+    with Gated.open(store, lambda: trusted, lambda _: None) as inspector, History(store) as inspector.history:
+        inspector.gate, inspector.waiting = threading.Event(), threading.Semaphore(0)
+        inspector.gate.set()
+        yield inspector
+
+
 @pytest.fixture
 def inspector(store: Path, trust: list[Path]) -> Iterator[Gated]:
-    trusted = load_trusted(trust)
-    with Gated.open(store, lambda: trusted, lambda _: None) as opened, History(store) as opened.history:
-        opened.gate, opened.waiting = threading.Event(), threading.Semaphore(0)
-        opened.gate.set()
-        yield opened
+    with opened(store, trust) as inspector:
+        yield inspector
+
+
+@pytest.fixture(scope="module")
+def _kept() -> Iterator[tuple[ExitStack, list[Running]]]:
+    with ExitStack() as stack:
+        yield stack, []
+
+
+@pytest.fixture
+def shared(_kept: tuple[ExitStack, list[Running]], trust: list[Path], request: pytest.FixtureRequest) -> Running:
+    """A service that all tests of a file have in common: for those that leave nothing on record."""
+    stack, made = _kept
+    if not made:
+        inspector = stack.enter_context(opened(request.getfixturevalue("store"), trust))
+        limits = Limits(stopping_s=0.02)
+        made.append(stack.enter_context(running(inspector, limits, Access(None, loopback=True))))
+    return made[0]
 
 
 @pytest.fixture

@@ -52,8 +52,9 @@ def nothing_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def alive(service: Any, grey: Grey) -> Iterator[Any]:
+def alive(shared: Any, grey: Grey) -> Iterator[Any]:
     """The service, which must answer a healthy caller afterwards as before, with nothing left of the others."""
+    service = shared
     service.inspector.gate.clear()
     with service.connect() as one, service.connect() as two:  # the threads start when they are needed, and stay
         for client in (one, two):

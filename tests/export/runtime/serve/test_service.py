@@ -109,20 +109,20 @@ def test_a_key_given_to_another_picture_or_part_does_not_give_its_verdict_away(s
     ],
 )
 def test_a_body_that_is_not_as_its_type_says_is_refused_in_words(
-    service: Any, kind: str, body: bytes, said: str
+    shared: Any, kind: str, body: bytes, said: str
 ) -> None:
-    status, fields, answer = service.ask("POST", "/inspect", body, {"Content-Type": kind})
+    status, fields, answer = shared.ask("POST", "/inspect", body, {"Content-Type": kind})
     found = json.loads(answer)
     assert (status, found["verdict"]) == (400, "reject")
     assert said in found["error"]["message"]
     assert set(found["error"]) == {"message", "expected", "found", "fix"}
     assert fields["connection"] == "keep-alive"  # its end is known, so the connection is of use
-    assert service.recorded == []
+    assert shared.recorded == []
 
 
 @pytest.mark.parametrize("query", ["part=%ff", "part", "x=1", "part=1&part=2", "part=", "part=%0a", "&"])
-def test_a_part_named_badly_in_the_address_is_refused(service: Any, grey: Grey, query: str) -> None:
-    status, answer = service.inspect(grey(40), f"/inspect?{query}")
+def test_a_part_named_badly_in_the_address_is_refused(shared: Any, grey: Grey, query: str) -> None:
+    status, answer = shared.inspect(grey(40), f"/inspect?{query}")
     assert (status, answer["verdict"]) == (400, "reject")
 
 
