@@ -23,6 +23,7 @@ _ONCE: Final = frozenset({
     "idempotency-key", "origin", "transfer-encoding",
 })  # fmt: skip
 
+_JSON: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 _ALWAYS: Final = (
     "X-Content-Type-Options: nosniff\r\n"
     "Cache-Control: no-store\r\n"
@@ -142,7 +143,7 @@ def _bad(message: str, expected: str, found: bytes, fix: str = "Send a request o
 
 def as_json(value: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
     """Return an answer of one JSON document; raises ValueError for NaN and infinity, which JSON cannot hold."""
-    return Response(status, json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii"))
+    return Response(status, _JSON.encode(value).encode("ascii"))
 
 
 def as_error(error: Refused, **more: object) -> Response:

@@ -3,13 +3,13 @@
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
 
-from export.runtime.live.inspector import Inspector
+from export.runtime.live.inspector import Answer, Inspector
 from export.runtime.log.history import History
 from export.runtime.serve import metrics, pages
 from export.runtime.serve.access import Access
@@ -20,6 +20,7 @@ from export.runtime.serve.upload import Upload, check_kind, read_upload
 
 _PICTURE: Final = re.compile(r"/parts/([0-9]{1,15})/picture")
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
+_FACTS: Final = tuple(field.name for field in fields(Answer))
 _FREE: Final = frozenset({"/healthz", "/login"})
 _LOGIN_BYTES: Final = 4096
 
@@ -34,6 +35,14 @@ class Service:
         self._board = Board()
         for entry in reversed(history.last(PARTS)):
             self._board.add(entry.source, asdict(entry), None)
+        self._routes: dict[str, tuple[str, Callable[[Head, bytes], Response]]] = {
+            "/": ("GET", lambda *_: pages.live_page()),
+            "/inspect": ("POST", self._inspect),
+            "/healthz": ("GET", self._health),
+            "/metrics": ("GET", self._measured),
+            "/parts.json": ("GET", self._parts),
+            "/login": ("POST", self._login),
+        }
         self._metrics = metrics.Metrics()
 
     def check(self, head: Head) -> None:
@@ -62,17 +71,11 @@ class Service:
         return as_error(error, **({"verdict": "reject"} if asked else {}))
 
     def _route(self, head: Head) -> Callable[[Head, bytes], Response]:
-        routes: dict[str, tuple[str, Callable[[Head, bytes], Response]]] = {
-            "/": ("GET", lambda *_: pages.live_page()),
-            "/inspect": ("POST", self._inspect),
-            "/healthz": ("GET", self._health),
-            "/metrics": ("GET", self._measured),
-            "/parts.json": ("GET", self._parts),
-            "/login": ("POST", self._login),
-        }
-        known = routes.get(head.path) or (_PICTURE.fullmatch(head.path) and ("GET", self._picture))
+        known = self._routes.get(head.path) or (_PICTURE.fullmatch(head.path) and ("GET", self._picture))
         if not known:
-            raise Refused(HTTPStatus.NOT_FOUND, "nothing is here", expected=", ".join(routes), found=ascii(head.path))
+            raise Refused(
+                HTTPStatus.NOT_FOUND, "nothing is here", expected=", ".join(self._routes), found=ascii(head.path)
+            )
         method, handler = known
         if head.method != method and (head.method, method) != ("HEAD", "GET"):
             allowed = "GET, HEAD" if method == "GET" else method
@@ -86,7 +89,7 @@ class Service:
         upload = read_upload(head, body)
         source = _source(head, upload)
         answer = self._inspector.inspect(upload.picture, upload.part or str(uuid4()), source)
-        facts = asdict(answer)
+        facts: dict[str, object] = {name: getattr(answer, name) for name in _FACTS}  # asdict would copy deeply
         self._metrics.answered(answer.ms)
         self._board.add(source, facts | {"time": _now()}, upload.picture)
         return as_json(facts, HTTPStatus.OK if answer.fault is None else HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -115,8 +118,8 @@ class Service:
         cookie = self._access.login(form)
         if cookie is None:
             return pages.login_page()
-        fields = (("Location", "/"), ("Set-Cookie", cookie))
-        return Response(HTTPStatus.SEE_OTHER, b"", "text/plain", fields)
+        headers = (("Location", "/"), ("Set-Cookie", cookie))
+        return Response(HTTPStatus.SEE_OTHER, b"", "text/plain", headers)
 
 
 def _source(head: Head, upload: Upload) -> str | None:
