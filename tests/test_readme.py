@@ -1,8 +1,11 @@
 """Every command of the README runs as it stands, and every command of the tool stands in the README."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,9 @@ from torch import Tensor, nn
 from export.runtime import bench
 from export.runtime import measuring as station_measuring
 from export.runtime.cli import main as station
+from export.runtime.install.install import install
 from export.runtime.timing import Effort
+from export.runtime.trust import load_trusted
 from factory import measuring
 from factory.cli import main
 from factory.cost import book
@@ -42,7 +47,7 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "engine", "measure", "kinds")
+    marks = ("line", "scores", "compare", "station", "serve", "engine", "measure", "kinds")
     assert README.count("```console") == sum(len(blocks(mark)) for mark in marks) + 1  # of make
 
 
@@ -108,6 +113,45 @@ def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixtu
             "signing.key.pub": f"{finished.key}.pub",
         }
         assert station([real.get(argument, argument) for argument in arguments]) == 0, capsys.readouterr()
+
+
+def test_commands_of_the_service(finished: Finished, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl is installed")
+    store, trusted = tmp_path / "store", load_trusted([Path(f"{finished.key}.pub")])
+    install(finished.bundle, trusted, store, allow_older=False, say=lambda _: None)
+    (store / "trusted").mkdir()
+    shutil.copy(f"{finished.key}.pub", store / "trusted")
+    shutil.copy(next(finished.images.rglob("*.png")), tmp_path / "part.png")
+    ((serve, *asked),) = blocks("serve")
+    assert len(asked) == 3
+    command = [
+        sys.executable,
+        "-m",
+        "export.runtime.cli",
+        *shlex.split(serve)[1:],
+        "--store",
+        str(store),
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        at = re.search(r"http://127.0.0.1:\d+", said)
+        assert at, said + process.stderr.read()
+        answers = []
+        for line in asked:
+            assert "http://127.0.0.1:8765/" in line
+            call = ["curl", "--silent", "--fail", *shlex.split(line.replace("http://127.0.0.1:8765", at[0]))[1:]]
+            done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+            answers.append(json.loads(done.stdout))
+        process.terminate()
+        assert process.wait(30) == 143
+    raw, form, health = answers
+    assert raw["part"] == form["part"] == "A-1042"
+    assert raw["verdict"] == form["verdict"] and raw["fault"] is None
+    assert health == {"healthy": True, "problems": []}
 
 
 def test_commands_about_the_stations_own_engine(

@@ -96,6 +96,10 @@ class Inspector:
             entry = self._recorder.entry_of(source)
         return None if entry is None else _answer(entry, None)
 
+    def unjudged(self, part: str, source: str, fault: str) -> Answer:
+        """Return the answer on a part of which there is no picture: the safe verdict, with this fault."""
+        return self._record(self._fault(part, source, fault), None, None, perf_counter())
+
     def poll(self) -> None:
         """Take over a version that was installed meanwhile, once it is loaded: for the time between two parts."""
         with self._lock:
@@ -155,7 +159,7 @@ class Inspector:
             sha256=None, kept=None, reason=None, fault=fault,
         )  # fmt: skip
 
-    def _record(self, entry: Entry, picture: bytes, scores: dict[str, float] | None, begun: float) -> Answer:
+    def _record(self, entry: Entry, picture: bytes | None, scores: dict[str, float] | None, begun: float) -> Answer:
         entry = replace(entry, ms=(perf_counter() - begun) * 1000)
         with self._lock:
             entry = self._recorder.record(entry, picture)

@@ -3,12 +3,14 @@
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
+from time import monotonic
 from typing import Final
 
 from export.runtime.errors import FactoryError
 from export.runtime.log.log import Entry, Log
 
 WAITING: Final = 10_000  # rows that wait in memory for a log that cannot be written
+AGAIN_S: Final = 2.0  # between two attempts to write it: each may take as long as the log waits for its lock
 
 
 class Recorder:
@@ -21,6 +23,7 @@ class Recorder:
         self._log, self._safe, self._say = log, safe, say
         self._waiting = deque[Entry]()
         self.fault: str | None = None
+        self._tried = 0.0
         self.lost = 0
         self.verdicts = Counter[str]()
         self.faults = 0
@@ -37,18 +40,29 @@ class Recorder:
         except FactoryError:
             return None  # told when the verdict is put on record
 
-    def record(self, entry: Entry, picture: bytes) -> Entry:
+    def record(self, entry: Entry, picture: bytes | None) -> Entry:
         """Return the entry as it is on record, or as it will be: a part that is on record keeps its first verdict."""
+        if self.fault is not None and monotonic() - self._tried < AGAIN_S:
+            entry = self._put_off(entry, self.fault)
+        else:
+            entry = self._write(entry, picture)
+        self.verdicts[entry.verdict] += 1
+        self.faults += entry.fault is not None
+        return entry
+
+    def _write(self, entry: Entry, picture: bytes | None) -> Entry:
         try:
             self.catch_up()
             entry = self._log.record(entry, picture)
-            if self.fault is not None:
-                self._say("the log can be written again, and what waited is on record")
-            self.fault = None
         except FactoryError as error:
-            entry = self._put_off(entry, f"the verdict could not be put on record: {error}")
-        self.verdicts[entry.verdict] += 1
-        self.faults += entry.fault is not None
+            fault = f"the verdict could not be put on record: {error}"
+            if self.fault is None:
+                self._say(f"FAULT: {fault}")
+            self.fault, self._tried = fault, monotonic()
+            return self._put_off(entry, fault)
+        if self.fault is not None:
+            self._say("the log can be written again, and what waited is on record")
+        self.fault = None
         return entry
 
     def catch_up(self) -> None:
@@ -66,9 +80,6 @@ class Recorder:
         self._log.close()
 
     def _put_off(self, entry: Entry, fault: str) -> Entry:
-        if self.fault is None:
-            self._say(f"FAULT: {fault}")
-        self.fault = fault
         if len(self._waiting) == WAITING:
             self._waiting.popleft()
             self.lost += 1
