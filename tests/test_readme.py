@@ -1,9 +1,11 @@
 """Every command of the README runs as it stands, and every command of the tool stands in the README."""
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,11 @@ from torch import Tensor, nn
 from export.runtime import bench
 from export.runtime import measuring as station_measuring
 from export.runtime.cli import main as station
+from export.runtime.install.install import install
 from export.runtime.log.log import Entry, Log
 from export.runtime.manifest import bundle_id
 from export.runtime.timing import Effort
+from export.runtime.trust import load_trusted
 from factory import measuring
 from factory.cli import main
 from factory.cost import book
@@ -45,7 +49,7 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "records", "engine", "measure", "kinds")
+    marks = ("line", "scores", "compare", "station", "serve", "records", "engine", "measure", "kinds")
     assert README.count("```console") == sum(len(blocks(mark)) for mark in marks) + 1  # of make
 
 
@@ -141,6 +145,45 @@ def test_commands_about_what_is_on_record(
             _given(shlex.join([program, *(str(profile) if word == "my-line" else word for word in arguments)]))
     assert (tmp_path / "july.csv").read_text().count("\n") == 41
     assert len(list((tmp_path / "pictures").glob("from-the-station/*/good/*.png"))) == 1
+
+
+def test_commands_of_the_service(finished: Finished, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl is installed")
+    store, trusted = tmp_path / "store", load_trusted([Path(f"{finished.key}.pub")])
+    install(finished.bundle, trusted, store, allow_older=False, say=lambda _: None)
+    (store / "trusted").mkdir()
+    shutil.copy(f"{finished.key}.pub", store / "trusted")
+    shutil.copy(next(finished.images.rglob("*.png")), tmp_path / "part.png")
+    ((serve, *asked),) = blocks("serve")
+    assert len(asked) == 3
+    command = [
+        sys.executable,
+        "-m",
+        "export.runtime.cli",
+        *shlex.split(serve)[1:],
+        "--store",
+        str(store),
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        at = re.search(r"http://127.0.0.1:\d+", said)
+        assert at, said + process.stderr.read()
+        answers = []
+        for line in asked:
+            assert "http://127.0.0.1:8765/" in line
+            call = ["curl", "--silent", "--fail", *shlex.split(line.replace("http://127.0.0.1:8765", at[0]))[1:]]
+            done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+            answers.append(json.loads(done.stdout))
+        process.terminate()
+        assert process.wait(30) == 143
+    raw, form, health = answers
+    assert raw["part"] == form["part"] == "A-1042"
+    assert raw["verdict"] == form["verdict"] and raw["fault"] is None
+    assert health == {"healthy": True, "problems": []}
 
 
 def test_commands_about_the_stations_own_engine(

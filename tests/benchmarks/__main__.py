@@ -23,6 +23,7 @@ from tests.benchmarks import (
     repeatability,
     resume,
     score_speed,
+    serve,
     soak,
     swapout_cost,
     teacher,
@@ -123,6 +124,12 @@ def _repeatability(processes: int) -> None:
 @click.option("--data", "names", type=click.Choice(sorted(modes.EPOCHS)), multiple=True, help="Else all.")
 def _modes(runs: Path, seeds: int, workers: int, names: tuple[str, ...]) -> None:
     modes.main(runs, seeds, workers, names)
+
+
+@main.command("serve")
+@click.argument("given", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[BUNDLE PUBLIC_KEY PICTURE]")
+def _serve(given: tuple[Path, ...]) -> None:
+    serve.main(given)
 
 
 @main.command("regret")

@@ -101,6 +101,23 @@ class History:
         with self._database.reading() as connection:
             return dict(connection.execute(sql, [bundle]))
 
+    def last_before(self, time: str) -> int:
+        """Return the id of the last row before a time (UTC, as in an entry), 0 where there is none.
+
+        Rows are read back from the end, so that it takes as long as there are rows behind it.
+        """
+        with self._database.reading() as connection:
+            sql = "SELECT id FROM verdicts WHERE time < ? ORDER BY id DESC LIMIT 1"
+            found = connection.execute(sql, [time]).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def counts_behind(self, row: int) -> tuple[int, dict[str, int]]:
+        """Return the id of the last row, and how many rows behind the id ``row`` have each verdict."""
+        with self._database.reading() as connection:
+            sql = "SELECT verdict, count(*), max(id) FROM verdicts WHERE id > ? GROUP BY verdict"
+            found = connection.execute(sql, [row]).fetchall()
+        return max((last for *_, last in found), default=row), {verdict: number for verdict, number, _ in found}
+
     def feedback_of(self, row: int) -> list[Feedback]:
         """Return every correction of a row, oldest first."""
         sql = "SELECT time, label, note FROM feedback WHERE verdict = ? ORDER BY id"
