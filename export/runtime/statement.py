@@ -130,7 +130,7 @@ def parse_statement(document: bytes) -> Statement:
     for wrong, problem in _contradictions(statement):
         if wrong:
             raise BundleRefused(f"the {WHAT} contradicts itself: {problem}", fix=_MAKE)
-    if canonical_bytes(statement) != document:
+    if canonical_bytes(value) != document:
         raise BundleRefused(f"the {WHAT} is not in canonical spelling", fix=_MAKE)
     return statement
 

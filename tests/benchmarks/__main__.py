@@ -12,6 +12,7 @@ from tests.benchmarks import (
     engines,
     kinds,
     modes,
+    mutations,
     precision,
     prediction,
     probe,
@@ -82,6 +83,12 @@ def _resume(line: str, runs: Path, key: Path, kills: int) -> None:
 @click.option("--processes", default=10, show_default=True, help="Independent runs of `factory measure`.")
 def _repeatability(processes: int) -> None:
     repeatability.main(processes)
+
+
+@main.command("mutations")
+@click.option("--number", default=10_000, show_default=True)
+def _mutations(number: int) -> None:
+    mutations.main(number)
 
 
 @main.command("modes")

@@ -2,8 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from export.runtime.commands.common import Commands, say, store_of
 from export.runtime.errors import GateError
