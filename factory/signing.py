@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from export.runtime.errors import BundleRefused, GateError, UsageError
 from export.runtime.files import write_atomic
-from export.runtime.keys import key_id, load_private, new_key, public_bytes, public_path, write_public
+from export.runtime.keys import key_id, load_private, new_key, public_bytes, public_path
 from export.runtime.manifest import parse_manifest
 from export.runtime.statement import (
     DOMAIN,
+    MAX_TEXT,
     WHAT,
     RevokedKey,
     Statement,
@@ -87,8 +88,8 @@ def rotate(key: Path) -> str:
     """
     fresh = key.with_name(f"{key.name}.new")
     if fresh.exists() or not public_path(fresh).exists():  # else only the last step below is left
-        old, new = load_private(key), _fresh(fresh)
-        statement = read_statement(key)
+        old, statement = load_private(key), read_statement(key)
+        new = _fresh(fresh)
         if key_id(new.public_key()) not in statement.keys:
             both = (*statement.trusted, _described(key.stem, new.public_key()))
             linked = replace(statement, sequence=statement.sequence + 1, issued=_now(), trusted=both)
@@ -104,7 +105,8 @@ def revoke(key: Path, identity: str, reason: str) -> Statement:
     """Say that a key is trusted no longer, and return the statement.
 
     Raises:
-        UsageError: without a signing key, for what is no key's id, for the key that signs, or a rotation half done.
+        UsageError: without a signing key, for what is no key's id or no reason, for the key that signs, or a rotation
+            half done.
         BundleRefused: where the statement is not what it signed.
     """
     private, statement = _present(key)
@@ -117,6 +119,8 @@ def revoke(key: Path, identity: str, reason: str) -> Statement:
             found="the present one",
             fix="Give it up by `factory keys rotate` first; then revoke it",
         )
+    if not reason.isprintable() or not 0 < len(reason) <= MAX_TEXT:
+        raise UsageError("that is no reason", expected=f"one line of at most {MAX_TEXT} characters", fix="Shorten it")
     if identity in statement.revoked_ids:
         raise UsageError(f"the key {identity} is revoked already", fix="Carry the statement to the stations")
     return _say(key, private, replace(
@@ -173,8 +177,7 @@ def _fresh(path: Path) -> Ed25519PrivateKey:
         public_path(path).unlink(missing_ok=True)
         new_key(path)
         return load_private(path)
-    with suppress(FileExistsError):
-        write_public(path, private)
+    write_atomic(public_path(path), public_bytes(private.public_key()))
     return private
 
 

@@ -5,7 +5,6 @@ python -m tests.judging FOLDER START STOP      prints one JSON line a bundle, th
 
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -19,6 +18,7 @@ from export.runtime.errors import FactoryError
 from export.runtime.keys import key_id
 from export.runtime.station import Station
 from tests.mutants import KINDS, OUTSIDE, spoil, write_bundle
+from tests.peak import peak_mb
 
 SECONDS = 10
 RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "onnx")
@@ -116,8 +116,7 @@ def _stop(signum: int, frame: object) -> None:
 
 
 def _say(document: dict[str, Any]) -> None:
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**document, "peak_mb": megabytes}), flush=True)
+    print(json.dumps({**document, "peak_mb": peak_mb()}), flush=True)
 
 
 if __name__ == "__main__":

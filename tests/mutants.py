@@ -263,7 +263,7 @@ def _json_signed(rng: Random, folder: Path, private: Ed25519PrivateKey) -> None:
         data.replace(b'"ms":5.0', b'"ms":0.' + b"1" * rng.choice((65, 1_000_000))),
         data.replace(b'"ms":5.0', b'"ms":' + b"[" * deep + b"]" * deep),
         data.replace(b'"ms":5.0', b'"ms":' + b'{"x":' * (deep // 4 + 40) + b"1" + b"}" * (deep // 4 + 40)),
-        data.replace(b'["good",', b"[" * deep + b"]" * deep + b',["good",'), b"[" * deep, b'{"x":' * (deep // 4),
+        data.replace(b'["good",', b"[" + b"[" * deep + b"]" * deep + b","), b"[" * deep, b'{"x":' * (deep // 4),
         data.replace(b'"good"', b'"\xff"'), data.replace(b'"good"', b'"\x00"'), data.replace(b'"good"', b'"\\ud800"'),
         data.replace(b'"schema":1', b'"schema":2'), data.replace(b'"schema":1', b'"schema":1.0'),
         data.replace(b'"schema":1', b'"schema":true'), data.replace(b'"schema":1', b'"schema":1,"schema":1'),

@@ -46,14 +46,17 @@ def read_plain(path: Path, limit: int, *, names: int | None = None) -> bytes:
         if error.errno in _A_LINK or error.errno == errno.ENXIO:  # a socket cannot be opened at all
             raise NotPlainError("is a link" if error.errno in _A_LINK else "is not a plain file") from error
         raise
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         found = os.fstat(descriptor)
         problem = why_not_plain(found, names)
         if problem:
             raise NotPlainError(problem)
         if found.st_size > limit:
             raise TooLargeError(str(found.st_size))
-        data = stream.read(limit + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            data = stream.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit:  # it grew since
         raise TooLargeError(f"more than {limit}")
     return data

@@ -25,7 +25,7 @@ WHAT: Final = "trust statement"
 SCHEMA: Final = 1
 MAX_FILE_BYTES: Final = 1 << 20
 _MOST: Final = 1000  # keys, lines and records, each
-_LONGEST: Final = 200  # characters of a name or a reason
+MAX_TEXT: Final = 200  # characters of a name or a reason
 _MAX_SEQUENCE: Final = 2**53
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _KEY_ID: Final = re.compile("[0-9a-f]{16}")
@@ -73,8 +73,12 @@ class Statement:
 
 
 def sign_statement(statement: Statement, private: Ed25519PrivateKey) -> bytes:
-    """Return one record: the signature, and the statement in its canonical spelling."""
+    """Return one record: the signature, and the statement in its canonical spelling.
+
+    Raises BundleRefused for a statement that contradicts itself.
+    """
     document = canonical_bytes(statement)
+    parse_statement(document)
     return sign(document, private, DOMAIN) + document
 
 
@@ -198,7 +202,7 @@ def _contradictions(s: Statement) -> list[tuple[bool, str]]:
         (max(len(s.trusted), len(s.revoked), len(s.oldest)) > _MOST, f"more than {_MOST} keys or lines"),
         (not all(texts), "a name is empty"),
         (
-            not all(text.isprintable() and len(text) <= _LONGEST for text in [*texts, *(r.reason for r in s.revoked)]),
+            not all(text.isprintable() and len(text) <= MAX_TEXT for text in [*texts, *(r.reason for r in s.revoked)]),
             "a name or a reason is too long or holds unprintable characters",
         ),
         (not all(_KEY_ID.fullmatch(name) for name in [*trusted, *s.revoked_ids]), "a key's id is not 16 hex digits"),

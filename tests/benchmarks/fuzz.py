@@ -21,6 +21,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.peak import peak_mb
+
 SECONDS, MEGABYTES, LONGEST = 10, 1024, 16_384
 PROJECT = Path(__file__).parents[2]
 
@@ -84,7 +86,7 @@ def child(target: str, corpus: str, findings: str, *limits: str) -> None:
             _keep(Path(findings), f"{type(error).__name__}-{Path(last.filename).stem}-{last.lineno}", data)
         if time.monotonic() - started > SECONDS:
             _keep(Path(findings), "slow", data)
-        if _peak_megabytes() > MEGABYTES:
+        if peak_mb() > MEGABYTES:
             _keep(Path(findings), "large", data)
             Path("/proc/self/clear_refs").write_text("5")  # sets the peak back
 
@@ -101,11 +103,6 @@ def _keep(findings: Path, name: str, data: bytes) -> None:
     path = findings / name  # one input a place: the first
     if not path.exists():
         path.write_bytes(data)
-
-
-def _peak_megabytes() -> float:
-    with Path("/proc/self/status").open(encoding="ascii") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def _manifest() -> Callable[[bytes], object]:

@@ -11,7 +11,7 @@ import pytest
 from tests.mutants import KINDS
 
 PROJECT = Path(__file__).parents[3]
-OF_A_KIND = 40
+OF_A_KIND = 25
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_the_judge_sees_when_a_bundle_is_trusted(judged: list[dict[str, Any]]) -> None:
-    assert (judged[0]["outcome"], judged[0]["said"]) == ("accepted", "imported onnxruntime")
+    assert judged[0]["outcome"] == "accepted"
+    assert judged[0]["said"] in ("imported onnxruntime", "imported tensorrt")  # whichever is asked for first
 
 
 def test_every_spoiled_bundle_is_refused_in_plain_words(judged: list[dict[str, Any]]) -> None:
