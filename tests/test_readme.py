@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from export.runtime import bench
 from export.runtime import measuring as station_measuring
 from export.runtime.cli import main as station
+from export.runtime.keys import load_private, new_key
 from export.runtime.timing import Effort
 from factory import measuring
 from factory.cli import main
 from factory.cost import book
 from factory.spaces.catalogue import SPACES
 from tests.conftest import Finished
+from tests.mutants import write_bundle
 from tests.tiny import factory, make_images
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +44,7 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "engine", "measure", "kinds")
+    marks = ("line", "scores", "compare", "station", "keys", "engine", "measure", "kinds")
     assert README.count("```console") == sum(len(blocks(mark)) for mark in marks) + 1  # of make
 
 
@@ -108,6 +110,30 @@ def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixtu
             "signing.key.pub": f"{finished.key}.pub",
         }
         assert station([real.get(argument, argument) for argument in arguments]) == 0, capsys.readouterr()
+
+
+def test_commands_about_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "signing.key"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACTORY_KEY", str(key))
+    monkeypatch.setenv("STATION_STORE", str(tmp_path / "store"))
+    identity = new_key(key)
+    (commands,) = blocks("keys")
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        if "BUNDLE" in arguments:
+            write_bundle(tmp_path / "BUNDLE", load_private(key))
+        given = [identity if argument == "KEY_ID" else argument for argument in arguments]
+        if name == "station":
+            assert station(given) == 0, capsys.readouterr()
+        else:
+            _given(shlex.join([name, *given]))
+    told = capsys.readouterr().out
+    assert (
+        f"{identity}  revoked on" in told and "laptop stolen" in told and "line cells-3: no bundle made before" in told
+    )
 
 
 def test_commands_about_the_stations_own_engine(
