@@ -18,6 +18,7 @@ from export.runtime import bench
 from export.runtime import measuring as station_measuring
 from export.runtime.cli import main as station
 from export.runtime.install.install import install
+from export.runtime.keys import load_private, new_key
 from export.runtime.log.log import Entry, Log
 from export.runtime.manifest import bundle_id
 from export.runtime.timing import Effort
@@ -27,6 +28,7 @@ from factory.cli import main
 from factory.cost import book
 from factory.spaces.catalogue import SPACES
 from tests.conftest import Finished
+from tests.mutants import write_bundle
 from tests.tiny import factory, make_images, make_line
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +51,7 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "serve", "records", "engine", "measure", "kinds")
+    marks = ("line", "scores", "compare", "station", "keys", "serve", "records", "engine", "measure", "kinds")
     assert README.count("```console") == sum(len(blocks(mark)) for mark in marks) + 1  # of make
 
 
@@ -184,6 +186,30 @@ def test_commands_of_the_service(finished: Finished, tmp_path: Path) -> None:
     assert raw["part"] == form["part"] == "A-1042"
     assert raw["verdict"] == form["verdict"] and raw["fault"] is None
     assert health == {"healthy": True, "problems": []}
+
+
+def test_commands_about_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "signing.key"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACTORY_KEY", str(key))
+    monkeypatch.setenv("STATION_STORE", str(tmp_path / "store"))
+    identity = new_key(key)
+    (commands,) = blocks("keys")
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        if "BUNDLE" in arguments:
+            write_bundle(tmp_path / "BUNDLE", load_private(key))
+        given = [identity if argument == "KEY_ID" else argument for argument in arguments]
+        if name == "station":
+            assert station(given) == 0, capsys.readouterr()
+        else:
+            _given(shlex.join([name, *given]))
+    told = capsys.readouterr().out
+    assert (
+        f"{identity}  revoked on" in told and "laptop stolen" in told and "line cells-3: no bundle made before" in told
+    )
 
 
 def test_commands_about_the_stations_own_engine(

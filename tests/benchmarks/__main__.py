@@ -13,6 +13,7 @@ from tests.benchmarks import (
     killed,
     kinds,
     modes,
+    mutations,
     overhead,
     precision,
     prediction,
@@ -115,6 +116,12 @@ def _soak(line: str, runs: Path, key: Path, parts: int, ways: tuple[str, ...]) -
 @click.option("--processes", default=10, show_default=True, help="Independent runs of `factory measure`.")
 def _repeatability(processes: int) -> None:
     repeatability.main(processes)
+
+
+@main.command("mutations")
+@click.option("--number", default=10_000, show_default=True)
+def _mutations(number: int) -> None:
+    mutations.main(number)
 
 
 @main.command("modes")
