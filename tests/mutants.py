@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +22,7 @@ from export.runtime.manifest import (
     DecisionRule,
     DeviceContract,
     Draft,
+    Engine,
     FileEntry,
     Golden,
     Input,
@@ -30,6 +31,7 @@ from export.runtime.manifest import (
     Output,
     Role,
     Signer,
+    Variant,
     canonical_bytes,
 )
 from export.runtime.statement import RevokedKey, Statement, TrustedKey
@@ -41,7 +43,13 @@ CONTENT = {
     "golden/000.png": b"\x89PNG first picture", "golden/001.png": b"\x89PNG second picture",
     "golden/scores.json": b"{}\n", "model.onnx": b"\x08\x0amodel" * 40, "report/report.html": b"<p>fine</p>",
 }  # fmt: skip
-ROLES: dict[str, Role] = {"png": "golden-frame", "json": "golden-scores", "onnx": "model", "html": "report"}
+ROLES: dict[str, Role] = {
+    "png": "golden-frame",
+    "json": "golden-scores",
+    "onnx": "model",
+    "html": "report",
+    "engine": "engine",
+}
 Mutation = Callable[[Random, Path, Ed25519PrivateKey], None]
 
 
@@ -64,6 +72,22 @@ def manifest_of(asked: Draft, content: dict[str, bytes], identity: str) -> Manif
     )
     known = {field.name: getattr(asked, field.name) for field in fields(asked)}
     return Manifest(**known, files=files, signer=Signer(key_id=identity, name="W1"))
+
+
+def with_engine() -> Manifest:
+    """A manifest of everything there may be: an engine, and the network in another precision."""
+    sha256 = hashlib.sha256(CONTENT["model.onnx"]).hexdigest()
+    engine = Engine(
+        path="engines/a.engine", runtime="tensorrt", precision="fp16", version="10.16.1.11", targets=("8.6",),
+        batch=(1, 1, 16), hardware="same-capability", version_compatible=False, model_sha256=sha256,
+    )  # fmt: skip
+    half = Variant(
+        model=Model(path="half.onnx", precision="fp16", opset=18),
+        decision=DecisionRule(rule="threshold", threshold=0.5),
+        golden=Golden(path="golden/half.json", tolerance=0.01),
+    )
+    content = {**CONTENT, "engines/a.engine": b"engine", "half.onnx": b"half", "golden/half.json": b"{}"}
+    return manifest_of(replace(draft(), engines=(engine,), variants=(half,)), content, "0" * 16)
 
 
 def statement() -> Statement:
@@ -314,13 +338,20 @@ def _paths_signed(rng: Random, folder: Path, private: Ed25519PrivateKey) -> None
         "golden/000.png:stream", "golden/000.png::$DATA", "\u212a", "stra\u00dfe/../x", "\ufdfa",
     ])  # fmt: skip
     # Of the report, where another file under that name would be a sound bundle after all.
-    old = folder / "report/report.html" if path == "golden/000.PNG" else _listed(rng, folder)
+    old = folder / "report/report.html" if path.casefold() in CONTENT else _listed(rng, folder)
     place = folder / path.replace("\x00", "0")
-    if rng.random() < 0.5 and ".." not in path and not path.startswith(("/", "~", "manifest.")):
+    if rng.random() < 0.5 and len(path) < 250 and ".." not in path and not path.startswith(("/", "~", "manifest.")):
         with suppress(OSError, ValueError):
             place.parent.mkdir(parents=True, exist_ok=True)
             old.rename(place)
-    _signed(folder, private, lambda m: _entry(m, old, folder).update(path=path))
+
+    def edit(manifest: dict[str, Any]) -> None:
+        _entry(manifest, old, folder).update(path=path)
+        for naming in (manifest["model"], manifest["golden"]):  # so that the path alone is wrong
+            if naming["path"] == old.relative_to(folder).as_posix():
+                naming["path"] = path
+
+    _signed(folder, private, edit)
 
 
 def _entry(manifest: dict[str, Any], path: Path, folder: Path) -> Any:

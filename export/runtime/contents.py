@@ -112,7 +112,9 @@ def _check_tree(folder: Path, listed: set[str], what: str) -> dict[str, int]:
             problem = why_not_plain(found, _NAMES) or unlisted
             sizes[path] = found.st_size
         if problem:
-            raise BundleRefused(f"{path} {problem}", expected="only the files of the manifest", fix=_copy(what))
+            # A name that nobody signed may hold what steers a terminal.
+            shown = path[:MAX_PATH] if path.isprintable() else ascii(path[:MAX_PATH])
+            raise BundleRefused(f"{shown} {problem}", expected="only the files of the manifest", fix=_copy(what))
     missing = sorted(listed - sizes.keys())
     if missing:
         named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

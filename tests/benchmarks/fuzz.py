@@ -113,9 +113,9 @@ def _manifest() -> Callable[[bytes], object]:
 
 
 def _statement() -> Callable[[bytes], object]:
-    from export.runtime.statement import parse_statement
+    from export.runtime.statement import parse_statement, trusted_by
 
-    return parse_statement
+    return lambda data: trusted_by(parse_statement(data), {})
 
 
 def _image() -> Callable[[bytes], object]:
@@ -135,10 +135,10 @@ def _image() -> Callable[[bytes], object]:
 
 def _manifests() -> Iterator[bytes]:
     from export.runtime.strictjson import canonical_bytes
-    from tests.mutants import draft, manifest_of
+    from tests.mutants import CONTENT, draft, manifest_of, with_engine
 
-    yield canonical_bytes(manifest_of(draft(), {"model.onnx": b"x"}, "0" * 16))
-    yield b'{"schema":2}\n'
+    yield canonical_bytes(manifest_of(draft(), CONTENT, "0" * 16))
+    yield canonical_bytes(with_engine())
 
 
 def _statements() -> Iterator[bytes]:

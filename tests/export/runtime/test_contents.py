@@ -98,6 +98,13 @@ def test_a_file_with_a_second_name_is_refused(folder: Path) -> None:
         read_contents(folder, entries())
 
 
+def test_a_name_that_steers_a_terminal_is_not_repeated_as_it_is(folder: Path) -> None:
+    (folder / "\x1b[2J\u202e").write_bytes(b"")
+    with pytest.raises(BundleRefused, match=r"'\\x1b\[2J\\u202e' is a file the manifest does not list") as error:
+        read_contents(folder, entries())
+    assert str(error.value).isprintable()
+
+
 def test_a_crowded_folder_is_not_read_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "MAX_FILES", 5)
     for number in range(50):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.benchmarks.fuzz import SEEDS, TARGETS
 from tests.mutants import KINDS
 
 PROJECT = Path(__file__).parents[3]
@@ -43,3 +44,12 @@ def test_nothing_is_written_and_nothing_outside_is_opened(judged: list[dict[str,
 
 def test_what_a_bundle_claims_takes_no_memory(judged: list[dict[str, Any]]) -> None:
     assert judged[-1]["peak_mb"] < 500
+
+
+@pytest.mark.parametrize("target", ["manifest", "statement"])
+def test_what_the_fuzzer_begins_with_is_taken(target: str) -> None:
+    """From a seed that is refused it would never come to what lies behind."""
+    seeds = list(SEEDS[target]())
+    assert seeds
+    for seed in seeds:
+        TARGETS[target]()(seed)
