@@ -1,4 +1,4 @@
-"""What must hold wherever `station install` and `station rollback` are stopped: shared by the test and the benchmark."""
+"""What must hold wherever install and rollback are stopped: shared by the test and the benchmark."""
 
 import shutil
 from collections.abc import Callable, Mapping

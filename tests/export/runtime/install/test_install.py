@@ -87,9 +87,7 @@ def test_installing_what_runs_does_nothing(put: Put, bundles: Bundles, store: Pa
     assert (store / "state.json").stat().st_mtime_ns == before
 
 
-def test_a_damaged_copy_is_made_good_by_installing_again(
-    put: Put, bundles: Bundles, store: Path, keys: Keys
-) -> None:
+def test_a_damaged_copy_is_made_good_by_installing_again(put: Put, bundles: Bundles, store: Path, keys: Keys) -> None:
     put(bundles[0])
     version = put(bundles[1])
     (bundle_folder(store, version.bundle) / "model.onnx").write_bytes(b"rotten")
@@ -192,9 +190,7 @@ def test_why_a_version_was_taken_back_is_kept_and_said_when_it_comes_again(
     assert read_state(store).failures == (failure,)
 
 
-def test_rollback_trusts_nothing_that_lies_in_the_store(
-    put: Put, bundles: Bundles, store: Path, keys: Keys
-) -> None:
+def test_rollback_trusts_nothing_that_lies_in_the_store(put: Put, bundles: Bundles, store: Path, keys: Keys) -> None:
     a, b, _ = ids(bundles)
     put(bundles[0])
     put(bundles[1])
@@ -235,9 +231,7 @@ def test_a_store_that_cannot_be_used_is_one_error(put: Put, bundles: Bundles, st
         put(bundles[0])
 
 
-def test_status_tells_what_runs_and_what_is_wrong_with_it(
-    put: Put, bundles: Bundles, store: Path, keys: Keys
-) -> None:
+def test_status_tells_what_runs_and_what_is_wrong_with_it(put: Put, bundles: Bundles, store: Path, keys: Keys) -> None:
     assert status(store, keys)["current"] is None
     assert lines(status(store, keys)) == [f"nothing is installed in {store}"]
     put(bundles[0])

@@ -1,4 +1,4 @@
-"""`station install` and `station rollback` stopped at calls of every kind; the benchmark `power` stops at all of them."""
+"""Install and rollback stopped at calls of every kind; the benchmark `power` stops at all of them."""
 
 import errno
 from collections.abc import Callable, Mapping

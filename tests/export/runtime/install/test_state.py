@@ -97,10 +97,9 @@ def test_a_damaged_record_is_one_error_that_says_what_to_do(data: bytes, tmp_pat
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     path = tmp_path / "some.lock"
-    with locked(path, "somebody is at work"):
-        with pytest.raises(UsageError, match=r"somebody is at work: expected the lock .*some\.lock free, found held"):
-            with locked(path, "somebody is at work", wait_s=0.05):
-                pass
+    told = r"somebody is at work: expected the lock .*some\.lock free, found held"
+    with locked(path, "me"), pytest.raises(UsageError, match=told), locked(path, "somebody is at work", wait_s=0.05):
+        pass
     with locked(path, "somebody is at work"):
         pass
 
