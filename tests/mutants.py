@@ -41,9 +41,10 @@ FREE = frozenset({"budget", "acceptance", "chain", "provenance"})  # recorded, a
 OUTSIDE = "outside"  # a folder beside the bundle, with what a mutant may point at
 CONTENT = {
     "golden/000.png": b"\x89PNG first picture", "golden/001.png": b"\x89PNG second picture",
-    "golden/scores.json": b"{}\n", "model.onnx": b"\x08\x0amodel" * 40, "report/report.html": b"<p>fine</p>",
+    "golden/scores.json": b"{}\n", "model.onnx": b"\x08\x0amodel" * 40, "reference.json": b"{}\n", "report/report.html": b"<p>fine</p>",
 }  # fmt: skip
 ROLES: dict[str, Role] = {
+    "reference.json": "reference",
     "png": "golden-frame",
     "json": "golden-scores",
     "onnx": "model",
@@ -61,13 +62,17 @@ def draft() -> Draft:
         input=Input(name="image", height=8, width=8, channels=1, colour="grey", resize=RESIZE_RULE),
         output=Output(name="logits"), model=Model(path="model.onnx", precision="fp32", opset=18), engines=(),
         golden=Golden(path="golden/scores.json", tolerance=1e-4), threads=1, budget={"ms": 5.0},
-        acceptance={"escapes": 0}, chain={"best": None}, provenance={"seeds": [1, 2]},
+        reference="reference.json", acceptance={"escapes": 0}, chain={"best": None}, provenance={"seeds": [1, 2]},
     )  # fmt: skip
+
+
+def _role(path: str) -> Role:
+    return ROLES[path if path in ROLES else path.rsplit(".", maxsplit=1)[-1]]
 
 
 def manifest_of(asked: Draft, content: dict[str, bytes], identity: str) -> Manifest:
     files = tuple(
-        FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest(), role=ROLES[path.split(".")[-1]])
+        FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest(), role=_role(path))
         for path, data in content.items()
     )
     known = {field.name: getattr(asked, field.name) for field in fields(asked)}

@@ -15,6 +15,7 @@ from tests.benchmarks import (
     modes,
     mutations,
     overhead,
+    power,
     precision,
     prediction,
     probe,
@@ -53,6 +54,7 @@ def main(context: click.Context) -> None:
 main.command("collapse-latency")(collapse_latency.main)
 main.command("engines")(engines.main)
 main.command("kinds")(kinds.main)
+main.command("power")(power.main)
 main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)
 main.command("calibration")(calibration.main)
