@@ -294,8 +294,8 @@ def _json_signed(rng: Random, folder: Path, private: Ed25519PrivateKey) -> None:
         data.replace(b'"ms":5.0', b'"ms":' + b'{"x":' * (deep // 4 + 40) + b"1" + b"}" * (deep // 4 + 40)),
         data.replace(b'["good",', b"[" + b"[" * deep + b"]" * deep + b","), b"[" * deep, b'{"x":' * (deep // 4),
         data.replace(b'"good"', b'"\xff"'), data.replace(b'"good"', b'"\x00"'), data.replace(b'"good"', b'"\\ud800"'),
-        data.replace(b'"schema":1', b'"schema":2'), data.replace(b'"schema":1', b'"schema":1.0'),
-        data.replace(b'"schema":1', b'"schema":true'), data.replace(b'"schema":1', b'"schema":1,"schema":1'),
+        data.replace(b'"schema":2', b'"schema":3'), data.replace(b'"schema":2', b'"schema":2.0'),
+        data.replace(b'"schema":2', b'"schema":true'), data.replace(b'"schema":2', b'"schema":2,"schema":2'),
         b"{" + b",".join(b'"%d":1' % n for n in range(150_000)) + b',"1":2}', data + b" " * (4 << 20), b"null", b"[]",
         data.decode().encode("utf-16"),
     ])  # fmt: skip
@@ -355,6 +355,8 @@ def _paths_signed(rng: Random, folder: Path, private: Ed25519PrivateKey) -> None
         for naming in (manifest["model"], manifest["golden"]):  # so that the path alone is wrong
             if naming["path"] == old.relative_to(folder).as_posix():
                 naming["path"] = path
+        if manifest["reference"] == old.relative_to(folder).as_posix():
+            manifest["reference"] = path
 
     _signed(folder, private, edit)
 

@@ -23,7 +23,7 @@ from export.runtime.log.log import Entry, Log
 from export.runtime.manifest import bundle_id
 from export.runtime.strictjson import canonical_bytes
 from export.runtime.timing import Effort
-from export.runtime.trust import load_private, load_trusted, sign_bundle
+from export.runtime.trust import load_trusted, sign_bundle
 from factory import measuring
 from factory.cli import main
 from factory.cost import book

@@ -126,7 +126,7 @@ def test_what_the_trust_statement_forbids_is_never_run(
 ) -> None:
     put(bundles[0])
     put(bundles[1])
-    monkeypatch.setattr(age, "_oldest_allowed", lambda store, line: "2025-02-15T00:00:00Z")
+    monkeypatch.setattr(age, "oldest_allowed", lambda store, line: "2025-02-15T00:00:00Z")
     for refused in (lambda: put(bundles[0], allow_older=True), lambda: rollback(store, keys)):
         with pytest.raises(GateError, match=r"the trust statement forbids.*expected made at 2025-02-15"):
             refused()
