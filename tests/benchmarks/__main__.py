@@ -12,6 +12,7 @@ from tests.benchmarks import (
     engines,
     kinds,
     modes,
+    novelty,
     precision,
     prediction,
     probe,
@@ -46,6 +47,7 @@ def main(context: click.Context) -> None:
 main.command("collapse-latency")(collapse_latency.main)
 main.command("engines")(engines.main)
 main.command("kinds")(kinds.main)
+main.command("novelty")(novelty.main)
 main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)
 main.command("calibration")(calibration.main)
