@@ -9,6 +9,7 @@ from tests.benchmarks import (
     calibration,
     collapse_latency,
     darts_search,
+    drift,
     engines,
     kinds,
     modes,
@@ -54,6 +55,12 @@ main.command("calibration")(calibration.main)
 main.command("score-speed")(score_speed.main)
 main.command("swapout-cost")(swapout_cost.main)
 main.command("transfer")(transfer.main)
+
+
+@main.command("drift")
+@click.option("--seeds", default=20, show_default=True, help="Streams for each drift.")
+def _drift(seeds: int) -> None:
+    drift.main(seeds)
 
 
 @main.command("quality")

@@ -38,7 +38,8 @@ SEVERITIES: Final = (1, 3, 5)
 HIDDEN: Final = (0.02, 0.1, 0.3)  # shares of the picture
 
 
-def _load(name: str) -> Dataset:
+def load_whole(name: str) -> Dataset:
+    """A set at the size of its line, CIFAR-10 at 32 x 32."""
     if name.startswith("cifar10"):
         return modes.load(name)[1]
     line, root = load_line(name)
@@ -160,7 +161,7 @@ def _study(data: Dataset, others: Mapping[str, Images]) -> None:
 def main() -> None:
     """Print for each set the share found unlike and the AUROC, at severities 1, 3 and 5 where there are any."""
     names = ("steel-surface", "solar-cells", "cifar10-lossless")
-    sets = {name: _load(name) for name in names}
+    sets = {name: load_whole(name) for name in names}
     for name, data in sets.items():
         sizes = [len(part.labels) for part in (data.train, data.val, data.test)]
         print(f"\n{name}: {sizes[0]} training, {sizes[1]} validation, {sizes[2]} test pictures; found (AUROC)\n")
