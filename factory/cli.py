@@ -9,12 +9,13 @@ import factory
 from export.runtime.errors import EnvironmentLacks, GateError, UsageError
 from factory.cli_audit import audit
 from factory.cli_compare import compare
+from factory.cli_feedback import add_feedback
+from factory.cli_keys import keys
 from factory.cli_measure import measure
 from factory.cli_pilot import pilot
 from factory.cli_scores import correlate, score
 from factory.commands import (
     command,
-    default_key,
     device_option,
     emit,
     engine_options,
@@ -345,24 +346,6 @@ def report(line: str, runs: Path, device: str | None, key: Path) -> None:
     say_next("open that file in a browser")
 
 
-@main.group()
-def keys() -> None:
-    """Signing keys."""
-
-
-@keys.command("new")
-@click.argument("path", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@command
-def keys_new(path: Path | None) -> None:
-    """Make a key pair: PATH for the workstation, PATH.pub for the stations. Default: where `factory run` looks."""
-    from export.runtime.keys import new_key
-
-    place = path or default_key()
-    identity = new_key(place)
-    click.echo(f"key {identity}: {place} (keep it secret), {place}.pub (give it to the stations)")
-    say_next("factory run LINE" if path is None else f"factory run LINE --key {place}")
-
-
 def _require_key(key: Path) -> None:
     """Fail before the work, not behind it."""
     from export.runtime.keys import load_private
@@ -372,12 +355,14 @@ def _require_key(key: Path) -> None:
     load_private(key)
 
 
+main.add_command(keys)
 main.add_command(score)
 main.add_command(correlate)
 main.add_command(audit)
 main.add_command(pilot)
 main.add_command(compare)
 main.add_command(measure)
+main.add_command(add_feedback)
 
 
 def _advice(line: str) -> str:

@@ -16,9 +16,9 @@ ROOTS = {"factory": Path(factory.__file__).parent, "export": Path(export.__path_
 # From top to bottom. A room may import from rooms of its own floor and of those below, never from above.
 FLOORS = (
     {"cli"},
-    {"cli_scores", "cli_audit", "cli_pilot", "cli_compare", "cli_measure"},
+    {"cli_scores", "cli_audit", "cli_pilot", "cli_compare", "cli_measure", "cli_keys", "cli_feedback"},
     {"tables_evidence"},
-    {"commands", "tables", "newline", "doctor", "contest", "measuring"},  # what the commands say and write
+    {"commands", "tables", "newline", "feedback", "doctor", "contest", "measuring"},  # what the commands say and write
     {"pipeline"},
     {"page"},
     {"page_choices", "handover"},  # what the pipeline hands over
@@ -33,7 +33,7 @@ FLOORS = (
     {"search"},
     {"training"},
     {"cost", "spaces", "data"},
-    {"score", "swapout", "report", "profiles", "refusal", "workspace", "progress", "engine"},
+    {"score", "swapout", "report", "profiles", "refusal", "workspace", "progress", "engine", "signing"},
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

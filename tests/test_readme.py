@@ -1,8 +1,11 @@
 """Every command of the README runs as it stands, and every command of the tool stands in the README."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +17,19 @@ from torch import Tensor, nn
 from export.runtime import bench
 from export.runtime import measuring as station_measuring
 from export.runtime.cli import main as station
+from export.runtime.install.install import install
+from export.runtime.keys import load_private, new_key
+from export.runtime.log.log import Entry, Log
+from export.runtime.manifest import bundle_id
 from export.runtime.timing import Effort
+from export.runtime.trust import load_trusted
 from factory import measuring
 from factory.cli import main
 from factory.cost import book
 from factory.spaces.catalogue import SPACES
 from tests.conftest import Finished
-from tests.tiny import factory, make_images
+from tests.mutants import write_bundle
+from tests.tiny import factory, make_images, make_line
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,7 +51,7 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "engine", "measure", "kinds")
+    marks = ("line", "scores", "compare", "station", "keys", "serve", "records", "engine", "measure", "kinds")
     assert README.count("```console") == sum(len(blocks(mark)) for mark in marks) + 1  # of make
 
 
@@ -108,6 +117,99 @@ def test_commands_at_the_station(finished: Finished, capsys: pytest.CaptureFixtu
             "signing.key.pub": f"{finished.key}.pub",
         }
         assert station([real.get(argument, argument) for argument in arguments]) == 0, capsys.readouterr()
+
+
+def test_commands_about_what_is_on_record(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STATION_STORE", str(tmp_path / "store"))
+    profile = make_line(tmp_path, make_images(tmp_path / "pictures", 4))
+    name = bundle_id((finished.bundle / "manifest.json").read_bytes())
+    shutil.copytree(finished.bundle, tmp_path / "store" / "bundles" / name)
+    make_images(tmp_path / "parts", 20, side=32)
+    with Log(tmp_path / "store", keep_passes=0.1, pictures_mb=10) as log:
+        for number, picture in enumerate(sorted((tmp_path / "parts").rglob("*.png"))):
+            part = f"part-{number:04}"
+            judged = Entry(
+                part=part, source=part, time=f"2026-07-01T12:00:{number:02}.000Z", bundle=name, verdict="reject",
+                label="scratch", score=0.75, threshold=0.5, novelty=1.0, brightness=150.0, sharpness=25.0, ms=0.4,
+                sha256=None, kept=None, reason=None, fault=None,
+            )  # fmt: skip
+            log.record(judged, picture.read_bytes())
+    commands = [command for block in blocks("records") for command in block]
+    assert len(commands) == 6
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "station":
+            assert station(arguments) == 0, capsys.readouterr()
+        else:
+            _given(shlex.join([program, *(str(profile) if word == "my-line" else word for word in arguments)]))
+    assert (tmp_path / "july.csv").read_text().count("\n") == 41
+    assert len(list((tmp_path / "pictures").glob("from-the-station/*/good/*.png"))) == 1
+
+
+def test_commands_of_the_service(finished: Finished, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl is installed")
+    store, trusted = tmp_path / "store", load_trusted([Path(f"{finished.key}.pub")])
+    install(finished.bundle, trusted, store, allow_older=False, say=lambda _: None)
+    (store / "trusted").mkdir()
+    shutil.copy(f"{finished.key}.pub", store / "trusted")
+    shutil.copy(next(finished.images.rglob("*.png")), tmp_path / "part.png")
+    ((serve, *asked),) = blocks("serve")
+    assert len(asked) == 3
+    command = [
+        sys.executable,
+        "-m",
+        "export.runtime.cli",
+        *shlex.split(serve)[1:],
+        "--store",
+        str(store),
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        at = re.search(r"http://127.0.0.1:\d+", said)
+        assert at, said + process.stderr.read()
+        answers = []
+        for line in asked:
+            assert "http://127.0.0.1:8765/" in line
+            call = ["curl", "--silent", "--fail", *shlex.split(line.replace("http://127.0.0.1:8765", at[0]))[1:]]
+            done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+            answers.append(json.loads(done.stdout))
+        process.terminate()
+        assert process.wait(30) == 143
+    raw, form, health = answers
+    assert raw["part"] == form["part"] == "A-1042"
+    assert raw["verdict"] == form["verdict"] and raw["fault"] is None
+    assert health == {"healthy": True, "problems": []}
+
+
+def test_commands_about_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "signing.key"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACTORY_KEY", str(key))
+    monkeypatch.setenv("STATION_STORE", str(tmp_path / "store"))
+    identity = new_key(key)
+    (commands,) = blocks("keys")
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        if "BUNDLE" in arguments:
+            write_bundle(tmp_path / "BUNDLE", load_private(key))
+        given = [identity if argument == "KEY_ID" else argument for argument in arguments]
+        if name == "station":
+            assert station(given) == 0, capsys.readouterr()
+        else:
+            _given(shlex.join([name, *given]))
+    told = capsys.readouterr().out
+    assert (
+        f"{identity}  revoked on" in told and "laptop stolen" in told and "line cells-3: no bundle made before" in told
+    )
 
 
 def test_commands_about_the_stations_own_engine(

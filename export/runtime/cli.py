@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from export.runtime.commands import bundles, drifting, installing, records, timing, watching
+from export.runtime.commands import bundles, drifting, installing, records, serving, timing, trusting, watching
 from export.runtime.commands.common import keys_parser, say
 from export.runtime.errors import EnvironmentLacks, FactoryError, UsageError
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="station", description="Inspect pictures by a signed model bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
     keys = keys_parser()
-    for module in (bundles, drifting, installing, records, timing, watching):
+    for module in (bundles, drifting, installing, records, serving, timing, trusting, watching):
         module.add(commands, keys)
     return parser
 

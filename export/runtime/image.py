@@ -16,6 +16,8 @@ from export.runtime.errors import ImageRefused
 
 RESIZE_RULE: Final = "stretch-bilinear-antialias-v1"
 MAX_PIXELS: Final = 100_000_000
+MAX_COLOUR_PIXELS: Final = 50_000_000  # in any mode but 8-bit grey, whose copies take more: up to 0.9 GB
+MAX_SIDE: Final = 65_535  # of JPEG; resizing takes memory by the side, whatever the area
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".gif"})
 
 # Pillow would try every format it knows, some of which start other programs; these are the ones meant.
@@ -32,8 +34,9 @@ def decode(source: Path | bytes) -> NDArray[np.uint8]:
     sample become eight by ``>> 8``, so the scale does not depend on the picture's content. The EXIF
     orientation is not applied: a station's camera does not turn between two pictures.
 
-    Raises ImageRefused for a file that is missing, empty, corrupt, huge (over MAX_PIXELS), of several
-    frames, partly transparent, or of a kind whose meaning as grey or RGB would be a guess.
+    Raises ImageRefused for a file that is missing, empty, corrupt, huge (over MAX_PIXELS, MAX_SIDE, or
+    MAX_COLOUR_PIXELS where it is not 8-bit grey), of several frames, partly transparent, or of a kind whose
+    meaning as grey or RGB would be a guess.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     with _stream(source, name) as stream, _explained(name), Image.open(stream, formats=_FORMATS) as picture:
@@ -124,20 +127,21 @@ def _explained(name: str) -> Iterator[None]:
         ) from error
 
 
-def _huge(name: str, found: str) -> ImageRefused:
-    limit = f"at most {MAX_PIXELS} pixels"
-    return ImageRefused(f"{name} is a huge image", expected=limit, found=found, fix="Crop or reduce it first")
+def _huge(name: str, found: str, limit: int = MAX_PIXELS) -> ImageRefused:
+    expected = f"at most {limit} pixels, and {MAX_SIDE} a side"
+    return ImageRefused(f"{name} is a huge image", expected=expected, found=found, fix="Crop or reduce it first")
 
 
 def _check_header(picture: Image.Image, name: str) -> None:
-    if picture.width * picture.height > MAX_PIXELS:
-        raise _huge(name, f"{picture.width} x {picture.height}")
-    frames = getattr(picture, "n_frames", 1)
-    if frames != 1:
+    limit = MAX_PIXELS if picture.mode in ("1", "L") else MAX_COLOUR_PIXELS
+    if picture.width * picture.height > limit or max(picture.size) > MAX_SIDE:
+        raise _huge(name, f"{picture.width} x {picture.height} of mode {picture.mode}", limit)
+    # Not how many: to count them, Pillow decodes every frame of a GIF.
+    if getattr(picture, "is_animated", False):
         raise ImageRefused(
             f"{name} holds several pictures",
             expected="one frame or page",
-            found=f"{frames}",
+            found="more",
             fix="Save each frame as a file of its own",
         )
 

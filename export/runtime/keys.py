@@ -62,8 +62,12 @@ def new_key(path: Path) -> str:
 
 def write_public(path: Path, private: Ed25519PrivateKey) -> None:
     """Write the public half of the private key at ``path``; raises OSError, such as where a file is there already."""
-    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    _write_new(public_path(path), public, mode=0o644)
+    _write_new(public_path(path), public_bytes(private.public_key()), mode=0o644)
+
+
+def public_bytes(key: Ed25519PublicKey) -> bytes:
+    """Return a public key as the content of a ``.pub`` file (SubjectPublicKeyInfo, PEM)."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def load_private(path: Path) -> Ed25519PrivateKey:

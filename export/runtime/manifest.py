@@ -214,7 +214,7 @@ def parse_manifest(data: bytes) -> Manifest:
     """Return the manifest in ``data``.
 
     Raises EnvironmentLacks for another schema version, whose fields this station cannot know, and
-    BundleRefused for anything unknown, missing, of the wrong type or contradicting itself.
+    BundleRefused for anything unknown, missing, of the wrong type, contradicting itself or not in canonical spelling.
     """
     value = read_json(data, "the manifest")
     schema = value.get("schema") if isinstance(value, dict) else None
@@ -229,6 +229,8 @@ def parse_manifest(data: bytes) -> Manifest:
     for wrong, problem in _contradictions(manifest):
         if wrong:
             raise BundleRefused(f"the manifest contradicts itself: {problem}", fix="Build the bundle again")
+    if canonical_bytes(value) != data:
+        raise BundleRefused("the manifest is not in canonical spelling", fix="Build the bundle again")
     return manifest
 
 

@@ -4,12 +4,17 @@ import dataclasses
 import json
 import math
 import types
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from export.runtime.errors import BundleRefused
 
 T = TypeVar("T")
+
+MAX_NESTING: Final = 32
+MAX_NUMBER: Final = 64
+_SHOWN: Final = 80
 
 
 def canonical_bytes(value: object) -> bytes:
@@ -31,15 +36,19 @@ def canonical_bytes(value: object) -> bytes:
 def read_json(data: bytes, name: str) -> object:
     """Return the JSON value in ``data``; ``name`` is what the messages call it.
 
-    Raises BundleRefused for bad UTF-8 or JSON, a repeated key, NaN, Infinity or a number too large.
+    Raises BundleRefused for bad UTF-8 or JSON, a repeated key, NaN, Infinity, a number too large or written with
+    more than MAX_NUMBER characters, or values nested deeper than MAX_NESTING.
     """
     try:
-        return json.loads(
+        value: object = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_without_repeats,
             parse_constant=_finite,
             parse_float=_finite,
+            parse_int=_whole,
         )
+        _check_nesting(value)
+        return value
     except (ValueError, RecursionError) as error:
         raise BundleRefused(f"{name} is not sound JSON", found=str(error), fix=_FIX) from error
 
@@ -65,8 +74,30 @@ def _plain(value: object) -> object:
     raise TypeError(f"JSON cannot hold a {type(value).__name__}")
 
 
+def _whole(text: str) -> int:
+    return int(_short(text))
+
+
+def _short(text: str) -> str:
+    # Digits take time that grows with their square, and more memory than they are worth.
+    if len(text) > MAX_NUMBER:
+        raise ValueError(f"a number of {len(text)} characters")
+    return text
+
+
+def _check_nesting(value: object) -> None:
+    # By hand and not by recursion, which is what too deep a value would break.
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_NESTING:
+            raise ValueError(f"values nested deeper than {MAX_NESTING}")
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
+        depth += 1
+
+
 def _finite(text: str) -> float:
-    number = float(text)
+    number = float(_short(text))
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")
     return number
@@ -75,8 +106,8 @@ def _finite(text: str) -> float:
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        repeated = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"the key {repeated!r} stands twice in one object")
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {_cut(repeated)!r} stands twice in one object")
     return names
 
 
@@ -96,7 +127,7 @@ def _shape(kind: Any, value: object, where: str) -> Any:  # noqa: PLR0911
         return tuple(_shape(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(items))
     if origin is dict:
         mapping = _exactly(dict, value, where, "an object")
-        return {key: _shape(get_args(kind)[1], item, f"{where}.{key}") for key, item in mapping.items()}
+        return {key: _shape(get_args(kind)[1], item, f"{where}[{_cut(key)!r}]") for key, item in mapping.items()}
     if dataclasses.is_dataclass(kind):
         return _shape_fields(kind, _exactly(dict, value, where, "an object"), where)
     if kind is float and type(value) is int and abs(value) <= 2**53:
@@ -112,7 +143,7 @@ def _shape_fields(kind: Any, mapping: dict[str, object], where: str) -> Any:
     ):
         if keys:
             names = ", ".join(map(repr, sorted(keys)))
-            raise BundleRefused(f"{where} {problem} {names}", expected=f"exactly {', '.join(hints)}", fix=_FIX)
+            raise BundleRefused(f"{where} {problem} {_cut(names)}", expected=f"exactly {', '.join(hints)}", fix=_FIX)
     return kind(**{name: _shape(hint, mapping[name], f"{where}.{name}") for name, hint in hints.items()})
 
 
@@ -126,10 +157,8 @@ def _exactly(kind: type[T], value: object, where: str, spoken: str) -> T:
 
 
 def _wrong(where: str, expected: str, value: object) -> BundleRefused:
-    found = json.dumps(value)
-    return BundleRefused(
-        f"{where} is not as it must be",
-        expected=expected,
-        found=found if len(found) <= 80 else f"{found[:77]}...",
-        fix=_FIX,
-    )
+    return BundleRefused(f"{where} is not as it must be", expected=expected, found=_cut(json.dumps(value)), fix=_FIX)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

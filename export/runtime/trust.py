@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from export.runtime.contents import MANIFEST_NAME, SIGNATURE_NAME, check_paths, read_contents
 from export.runtime.errors import BundleRefused
+from export.runtime.files import NotPlainError, TooLargeError, read_plain
 from export.runtime.keys import key_id, load_private, load_trusted, new_key, public_path
 from export.runtime.manifest import Manifest, parse_manifest
 
@@ -159,26 +160,25 @@ def check_signer(named: str, signer: str) -> None:
 
 def _read(folder: Path, name: str, limit: int, what: str) -> bytes:
     path = folder / name
-    if not path.exists() and not path.is_symlink():
+    try:
+        return read_plain(path, limit)
+    except FileNotFoundError as error:
         lack = "is not signed" if name == SIGNATURE_NAME else "has no manifest"
         raise BundleRefused(
             f"the {what} {lack}",
             expected=name,
             found="no such file",
             fix=f"Copy the whole {what} folder again",
-        )
-    if path.is_symlink() or not path.is_file():
-        raise BundleRefused(f"{name} is a link or not a plain file", expected="a plain file", fix="Copy it again")
-    with path.open("rb") as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
+        ) from error
+    except NotPlainError as error:
+        raise BundleRefused(f"{name} {error}", expected="a plain file", fix="Copy it again") from error
+    except TooLargeError as error:
         raise BundleRefused(
             f"{name} is too large",
             expected=f"at most {limit} bytes",
-            found="more",
+            found=f"{error}",
             fix=f"Build the {what} again",
-        )
-    return data
+        ) from error
 
 
 def _copy(what: str) -> str:

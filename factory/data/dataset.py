@@ -105,6 +105,25 @@ def _report(
     }
 
 
+def _split(line: LineProfile, pictures: Sequence[Picture]) -> list[str]:
+    """The split of every picture: all that no operator corrected are split as if the corrected ones were not there.
+
+    So the test pictures stay the very same when corrected ones are added, and old and new networks can be compared.
+    """
+    own = [picture for picture in pictures if not picture.item.corrected]
+    parts = iter(
+        split(
+            [picture.item.raw_label for picture in own],
+            [picture.item.split for picture in own],
+            [picture.item.group for picture in own],
+            [picture.content for picture in own],
+            line.images.split,
+            line.images.split_seed,
+        )
+    )
+    return ["train" if picture.item.corrected else next(parts) for picture in pictures]
+
+
 def prepare(
     line: LineProfile, root: Path, items: Sequence[Item], folder: Path, tick: Callable[[], None]
 ) -> dict[str, Any]:
@@ -113,14 +132,7 @@ def prepare(
     if not pictures:
         raise UsageError(f"none of the {len(items)} pictures in {root} can be read", found=unreadable[0].reason)
     labels = [label_of(line.classes, picture.item) for picture in pictures]
-    splits = split(
-        [picture.item.raw_label for picture in pictures],
-        [picture.item.split for picture in pictures],
-        [picture.item.group for picture in pictures],
-        [picture.content for picture in pictures],
-        line.images.split,
-        line.images.split_seed,
-    )
+    splits = _split(line, pictures)
     report = _report(line, pictures, unreadable, splits)
     index = [
         {

@@ -1,7 +1,6 @@
 """Which pictures there are, with what labels: class folders or a CSV list."""
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +9,7 @@ from export.runtime.errors import UsageError
 from export.runtime.image import IMAGE_SUFFIXES
 
 SPLITS: Final = ("train", "val", "test")
+CORRECTED: Final = "from-the-station"  # folder below the root of pictures that operators corrected: BATCH/LABEL/*
 _ALIASES: Final = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 
 
@@ -21,6 +21,14 @@ class Item:
     raw_label: str
     split: str | None = None
     group: str | None = None
+
+    @property
+    def corrected(self) -> bool:
+        """Whether an operator's correction brought this picture here: it is always trained on, never tested on.
+
+        The network erred on these, so as test pictures they would make the test harder than the line is.
+        """
+        return self.path.startswith(f"{CORRECTED}/") and self.split in (None, "train")
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -47,7 +55,8 @@ def split_folders(root: Path) -> dict[str, Path]:
     Raises:
         UsageError: if a folder beside `train` is no split, or two are the same split: their images would be lost.
     """
-    folders = [(_ALIASES.get(path.name.lower(), path.name.lower()), path) for path in _folders(root)]
+    own = [path for path in _folders(root) if path.name != CORRECTED]
+    folders = [(_ALIASES.get(path.name.lower(), path.name.lower()), path) for path in own]
     found = dict(folders)
     if "train" not in found:
         return {}
@@ -64,15 +73,21 @@ def split_folders(root: Path) -> dict[str, Path]:
 def list_folders(root: Path) -> list[Item]:
     """List `root/<class>/*` or `root/<train|val|test>/<class>/*`, pictures at any depth below a class.
 
+    Corrected pictures, which `factory add-feedback` puts below `root/from-the-station`, come with them.
+
     Raises:
         UsageError: if the folder is missing, holds no class folders, or a class folder is empty.
     """
     _require_folder(root)
     splits: dict[str, Path] = split_folders(root)
-    parts: Iterable[tuple[str | None, Path]] = splits.items() if splits else [(None, root)]
+    parts: list[tuple[str | None, Path]] = [*splits.items()] if splits else [(None, root)]
+    if (root / CORRECTED).is_dir():
+        parts += [("train" if splits else None, batch) for batch in _folders(root / CORRECTED)]
     items = []
     for split, folder in parts:
         for label in _folders(folder):
+            if label == root / CORRECTED:
+                continue
             pictures = _pictures(label)
             if not pictures:
                 raise UsageError(

@@ -11,9 +11,12 @@ from tests.benchmarks import (
     darts_search,
     drift,
     engines,
+    killed,
     kinds,
     modes,
+    mutations,
     novelty,
+    overhead,
     precision,
     prediction,
     probe,
@@ -23,6 +26,8 @@ from tests.benchmarks import (
     repeatability,
     resume,
     score_speed,
+    serve,
+    soak,
     swapout_cost,
     teacher,
     train_many,
@@ -30,6 +35,8 @@ from tests.benchmarks import (
 )
 
 runs_option = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+
+key_option = click.option("--key", type=click.Path(path_type=Path), default=Path("data/demo.key"), show_default=True)
 
 
 @click.group(invoke_without_command=True)
@@ -81,16 +88,49 @@ def _precision(line: str, runs: Path) -> None:
 @main.command("resume")
 @click.argument("line", default="solar-cells")
 @runs_option
-@click.option("--key", type=click.Path(path_type=Path), default=Path("data/demo.key"), show_default=True)
+@key_option
 @click.option("--kills", default=10, show_default=True)
 def _resume(line: str, runs: Path, key: Path, kills: int) -> None:
     resume.main(line, runs, key, kills)
+
+
+@main.command("overhead")
+@click.argument("line", default="solar-cells")
+@runs_option
+@key_option
+def _overhead(line: str, runs: Path, key: Path) -> None:
+    overhead.main(line, runs, key)
+
+
+@main.command("killed")
+@click.argument("line", default="solar-cells")
+@runs_option
+@key_option
+@click.option("--kills", default=50, show_default=True)
+def _killed(line: str, runs: Path, key: Path, kills: int) -> None:
+    killed.main(line, runs, key, kills)
+
+
+@main.command("soak")
+@click.argument("line", default="solar-cells")
+@runs_option
+@key_option
+@click.option("--parts", default=200_000, show_default=True)
+@click.option("--way", "ways", type=click.Choice(["watch", "serve"]), multiple=True, default=("watch", "serve"))
+def _soak(line: str, runs: Path, key: Path, parts: int, ways: tuple[str, ...]) -> None:
+    soak.main(line, runs, key, parts, ways)
 
 
 @main.command("repeatability")
 @click.option("--processes", default=10, show_default=True, help="Independent runs of `factory measure`.")
 def _repeatability(processes: int) -> None:
     repeatability.main(processes)
+
+
+@main.command("mutations")
+@click.option("--number", default=10_000, show_default=True)
+def _mutations(number: int) -> None:
+    mutations.main(number)
 
 
 @main.command("modes")
@@ -100,6 +140,12 @@ def _repeatability(processes: int) -> None:
 @click.option("--data", "names", type=click.Choice(sorted(modes.EPOCHS)), multiple=True, help="Else all.")
 def _modes(runs: Path, seeds: int, workers: int, names: tuple[str, ...]) -> None:
     modes.main(runs, seeds, workers, names)
+
+
+@main.command("serve")
+@click.argument("given", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[BUNDLE PUBLIC_KEY PICTURE]")
+def _serve(given: tuple[Path, ...]) -> None:
+    serve.main(given)
 
 
 @main.command("regret")

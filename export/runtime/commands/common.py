@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from export.runtime.errors import UsageError
 from export.runtime.manifest import Runtime
-from export.runtime.trust import load_trusted
+from export.runtime.trust_store import trusted_at, trusted_folder
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
@@ -25,7 +25,7 @@ def keys_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATH",
-        help="a public key (.pub) or a folder of them; repeatable (default: the store's folder 'trusted')",
+        help="a public key (.pub) or a folder of them; repeatable (default: what `station trust` lists)",
     )
     keys.add_argument(
         "--store",
@@ -79,18 +79,17 @@ def say(text: str) -> None:
 
 
 def trusted_keys(options: argparse.Namespace) -> Mapping[str, Ed25519PublicKey]:
-    """Return the public keys by id that this call trusts: those named, else those of the store."""
-    if options.trust:
-        return load_trusted(options.trust)
-    folder = store_of(options) / "trusted"
-    if not any(folder.glob("*.pub")):
+    """Return the public keys by id that this call trusts: those named, else those of the store; never one revoked."""
+    store = store_of(options)
+    keys = trusted_at(store, options.trust)
+    if not keys:
         raise UsageError(
             "this station trusts no key yet",
-            expected=f"a public key (*.pub) in {folder}",
+            expected=f"a public key (*.pub) in {trusted_folder(store)}",
             found="none",
-            fix="Copy the .pub file of the workstation that signs into that folder, or name it by --trust",
+            fix="Give it the .pub file of the workstation that signs by `station trust FILE`, or name it by --trust",
         )
-    return load_trusted([folder])
+    return keys
 
 
 def store_of(options: argparse.Namespace) -> Path:

@@ -58,7 +58,7 @@ class Inspector:
         settings = read_settings(store)
         log = Log(store, keep_passes=settings.log.keep_passes, pictures_mb=settings.log.pictures_mb)
         try:
-            versions = Versions.open(store, settings, trusted, say, lambda bundle: sum(log.counts(bundle).values()))
+            versions = Versions.open(store, settings, trusted, say, log)
         except BaseException:
             log.close()
             raise

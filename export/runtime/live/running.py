@@ -1,7 +1,7 @@
 """A version at work: its network, and how it does on live parts."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Final, Self
@@ -13,6 +13,7 @@ from export.runtime.drift.detector import Alarm, Detector
 from export.runtime.drift.reference import QUANTITIES
 from export.runtime.install.installed import load_version
 from export.runtime.install.state import Version, installed, read_state
+from export.runtime.log.entry import Entry
 from export.runtime.station import Station, Verdict
 
 _REMEMBERED: Final = 1000  # parts whose milliseconds are known
@@ -62,6 +63,13 @@ class Running:
     def median_ms(self) -> float | None:
         """The median milliseconds of the network on the latest parts, None before the first."""
         return median(self._milliseconds) if self._milliseconds else None
+
+    def remember(self, entries: Iterable[Entry]) -> None:
+        """Watch for drift as if these parts, the oldest first, were judged now; their alarms were told then."""
+        for entry in entries:
+            values = {name: getattr(entry, name) for name in QUANTITIES}
+            if entry.bundle == self.bundle and None not in values.values():
+                self._detector.add(values)
 
     def judge(self, picture: bytes) -> Verdict:
         """Return the verdict on a picture, its ``ms`` those of the network alone; raises as ``Station.inspect``."""

@@ -14,6 +14,7 @@ from export.runtime.install.install import rollback
 from export.runtime.install.state import read_state
 from export.runtime.live.changeover import Changeover, Unloadable
 from export.runtime.live.running import Running
+from export.runtime.log.history import History
 from export.runtime.settings import Settings
 from export.runtime.station import Verdict
 
@@ -22,6 +23,7 @@ Say: TypeAlias = Callable[[str], None]
 
 AGAIN_S: Final = 5.0  # between two attempts to open a network that failed
 _ALARMS: Final = 20
+_REMEMBERED: Final = 2000  # parts on record: a tenth of a second
 
 
 class Versions:
@@ -38,10 +40,11 @@ class Versions:
         self._changeover = Changeover(store, self._load)
 
     @classmethod
-    def open(cls, store: Path, settings: Settings, trusted: Trusted, say: Say, judged: Callable[[str], int]) -> Self:
+    def open(cls, store: Path, settings: Settings, trusted: Trusted, say: Say, history: History) -> Self:
         """Return the version that is installed; if it cannot be loaded, the one before it takes over.
 
-        ``judged`` tells how many parts a bundle has judged so far, which is whether it is still on probation.
+        ``history`` tells how many parts it has judged so far, which is whether it is still on probation, and how they
+        looked, so that drift is found across restarts.
 
         Raises as ``Running.load`` does where nothing can be loaded.
         """
@@ -55,7 +58,8 @@ class Versions:
             running = Running.load(store, trusted(), between)
             say(f"RETURNED to bundle {running.bundle}: the newer one could not be loaded: {error}")
         versions = cls(store, settings, trusted, say, running)
-        running.parts = judged(running.bundle)
+        running.parts = sum(history.counts(running.bundle).values())
+        running.remember(reversed(history.last(_REMEMBERED)))
         if running.parts < settings.probation.parts:
             versions.before = versions._load_before()
         return versions

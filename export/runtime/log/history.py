@@ -76,14 +76,14 @@ class History:
         named = self._select("WHERE v.part = ? ORDER BY v.id DESC LIMIT ?", [text, BATCH])
         return named or self._select("WHERE v.source = ?", [text])
 
-    def since(self, row: int = 0, *, start: str = "", end: str = "~") -> Iterator[Row]:
+    def since(self, row: int = 0, *, start: str | None = None, end: str | None = None) -> Iterator[Row]:
         """Yield the rows behind an id in their order, those with ``start`` <= time < ``end`` (UTC, as in an entry).
 
         Read in batches: memory is flat, and nobody who writes waits. Rows that come meanwhile are told, too.
         """
-        while batch := self._select(
-            "WHERE v.id > ? AND v.time >= ? AND v.time < ? ORDER BY v.id LIMIT ?", [row, start, end, BATCH]
-        ):
+        within = "AND (?2 IS NULL OR v.time >= ?2) AND (?3 IS NULL OR v.time < ?3)"
+        where = f"WHERE v.id > ?1 {within} ORDER BY v.id LIMIT ?4"
+        while batch := self._select(where, [row, start, end, BATCH]):
             yield from batch
             row = batch[-1].id
 
@@ -100,6 +100,23 @@ class History:
         sql = "SELECT verdict, sum(number) FROM counts WHERE ?1 IS NULL OR bundle = ?1 GROUP BY verdict"
         with self._database.reading() as connection:
             return dict(connection.execute(sql, [bundle]))
+
+    def last_before(self, time: str) -> int:
+        """Return the id of the last row before a time (UTC, as in an entry), 0 where there is none.
+
+        Rows are read back from the end, so that it takes as long as there are rows behind it.
+        """
+        with self._database.reading() as connection:
+            sql = "SELECT id FROM verdicts WHERE time < ? ORDER BY id DESC LIMIT 1"
+            found = connection.execute(sql, [time]).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def counts_behind(self, row: int) -> tuple[int, dict[str, int]]:
+        """Return the id of the last row, and how many rows behind the id ``row`` have each verdict."""
+        with self._database.reading() as connection:
+            sql = "SELECT verdict, count(*), max(id) FROM verdicts WHERE id > ? GROUP BY verdict"
+            found = connection.execute(sql, [row]).fetchall()
+        return max((last for *_, last in found), default=row), {verdict: number for verdict, number, _ in found}
 
     def feedback_of(self, row: int) -> list[Feedback]:
         """Return every correction of a row, oldest first."""

@@ -20,9 +20,10 @@ _INSERT: Final = f"INSERT INTO verdicts ({', '.join(_WRITTEN)}) VALUES ({', '.jo
 class Log(History):
     """The log of a store, made where there is none. A context manager; thread-safe, and safe beside other processes.
 
-    Rows are kept for ever: BYTES_A_ROW. Their order is that of their ids, whatever the clock said. Pictures are
-    kept as ``pictures.wanted`` says, within ``pictures_mb`` (10^6 bytes); of those that passed a share of
-    ``keep_passes``, in [0, 1].
+    Rows are kept for ever, and take about 300 bytes each with their indexes: a part every second is 9.4 GB a year, a
+    part every ten seconds 0.94 GB. Their order is that of their ids, whatever the clock said. Pictures are kept as
+    ``pictures.wanted`` says, within ``pictures_mb`` (10^6 bytes); of those that passed a share of ``keep_passes``,
+    in [0, 1].
     """
 
     def __init__(self, store: Path, *, keep_passes: float, pictures_mb: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from export.runtime.errors import EnvironmentLacks
 
-GROUP: Final = 50_000  # rows in memory at a time, and in one row group of the file
+GROUP: Final = 20_000  # rows in memory at a time, and in one row group of the file
 
 
 def write_parquet(

@@ -12,8 +12,9 @@ FOLDER: Final = "log/pictures"
 _INCOMING: Final = "incoming.partial"
 _PASSING: Final = ("pass", "class")
 _SIGNATURES: Final = (
-    (b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"BM", ".bmp"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
-    (b"GIF8", ".gif"), (b"P5", ".pgm"), (b"P6", ".ppm"), (b"P2", ".pgm"), (b"P3", ".ppm"),
+    (b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"BM", ".bmp"), (b"GIF8", ".gif"),
+    (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"II+\0", ".tif"), (b"MM\0+", ".tif"),
+    (b"P5", ".pgm"), (b"P2", ".pgm"), (b"P6", ".ppm"), (b"P3", ".ppm"), (b"P4", ".ppm"), (b"P1", ".ppm"),
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -21,13 +22,14 @@ COLUMNS: Final[Mapping[str, type[int] | type[float] | type[str]]] = {
     "corrected": str,
     "note": str,
 }
+_fields = attrgetter(*FIELDS)
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def cells(row: Row) -> tuple[Cell, ...]:
     """Return a row's values in the order of COLUMNS; ``corrected`` is the label that an operator gave last."""
     said = (None, None) if row.feedback is None else (row.feedback.label, row.feedback.note)
-    return row.id, *(getattr(row.entry, name) for name in FIELDS), *said
+    return row.id, *_fields(row.entry), *said
 
 
 def unarmed(cell: Cell) -> Cell:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from export.runtime.errors import ImageRefused
-from export.runtime.image import IMAGE_SUFFIXES, MAX_PIXELS, decode, fit, load
+from export.runtime.image import IMAGE_SUFFIXES, MAX_COLOUR_PIXELS, MAX_PIXELS, MAX_SIDE, decode, fit, load
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 RAMP16 = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
@@ -119,8 +120,8 @@ def test_decode_refuses_what_it_would_have_to_guess(data: bytes, said: str, tmp_
         decode(data)
 
 
-def bitmap_claiming(width: int, height: int) -> bytes:
-    data = bytearray(encoded(RAMP, "BMP"))
+def bitmap_claiming(width: int, height: int, pixels: np.ndarray = RAMP) -> bytes:
+    data = bytearray(encoded(pixels, "BMP"))
     data[18:26] = struct.pack("<ii", width, height)
     return bytes(data)
 
@@ -129,6 +130,35 @@ def bitmap_claiming(width: int, height: int) -> bytes:
 def test_a_huge_picture_is_refused_by_its_header_alone(width: int) -> None:
     with pytest.raises(ImageRefused, match="huge image"):
         decode(bitmap_claiming(width, 1000))
+
+
+def test_in_colour_a_picture_is_huge_sooner() -> None:
+    """A few kilobytes of it would take gigabytes: its copies hold up to four bytes a pixel each."""
+    width = MAX_COLOUR_PIXELS // 1000 + 1
+    with pytest.raises(ImageRefused, match=f"at most {MAX_COLOUR_PIXELS} pixels"):
+        decode(bitmap_claiming(width, 1000, COLOUR))
+    with pytest.raises(ImageRefused, match="is damaged"):
+        decode(bitmap_claiming(width, 1000, RAMP))
+
+
+@pytest.mark.parametrize("size", [(MAX_SIDE + 1, 1), (1, MAX_SIDE + 1)])
+def test_a_thin_picture_is_refused_whose_resizing_takes_memory_by_its_side(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageRefused, match=f"{MAX_SIDE} a side"):
+        decode(encoded(Image.new("L", size), "PNG"))
+
+
+def test_the_frames_of_a_film_are_not_decoded_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = encoded(RAMP, "GIF", save_all=True, append_images=[Image.fromarray(np.roll(RAMP, n)) for n in range(1, 50)])
+    seek, sought = GifImageFile._seek, list[int]()
+
+    def watched(self: GifImageFile, frame: int, update_image: bool = True) -> None:
+        sought.append(frame)
+        seek(self, frame, update_image)
+
+    monkeypatch.setattr(GifImageFile, "_seek", watched)
+    with pytest.raises(ImageRefused, match="holds several pictures"):
+        decode(film)
+    assert max(sought) == 1
 
 
 def test_a_picture_pillow_would_warn_of_is_decoded_without_a_warning() -> None:

@@ -134,11 +134,34 @@ def test_a_key_missing_or_unknown_is_refused_by_name_everywhere(value: dict[str,
         (b"1" * 10_000, "not sound JSON"),
         (b"[1]", "expected an object, found \\[1\\]"),
         (b"\xef\xbb\xbf{}", "not sound JSON"),
+        (b"9" * 65, "a number of 65 characters"),
+        (b"9" * 4_000_000, "a number of 4000000 characters"),
+        (b"0." + b"1" * 1_000_000, "a number of 1000002 characters"),
+        (b'{"a":' * 40 + b"1" + b"}" * 40, "nested deeper than 32"),
+        (b"[" * 900 + b"]" * 900, "nested deeper than 32"),
+        (b"{" + b",".join(b'"%d":1' % n for n in range(200_000)) + b',"7":1}', "the key '7' stands twice"),
     ],
 )
 def test_unsound_json_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(BundleRefused, match=said):
         parse_manifest(data)
+
+
+def test_only_the_canonical_spelling_is_taken(value: dict[str, Any]) -> None:
+    data = canonical_bytes(value)
+    parse_manifest(data)
+    for other in (data[:-1], data + b" ", data.replace(b":", b": ", 1), json.dumps(value).encode()):
+        with pytest.raises(BundleRefused, match="not in canonical spelling"):
+            parse_manifest(other)
+
+
+def test_what_a_message_repeats_is_short(value: dict[str, Any]) -> None:
+    for changed in (
+        value | {"x" * 100_000: 1},
+        value | {"labels": "x" * 100_000},
+        {**value, **{f"k{n}": 1 for n in range(10_000)}},
+    ):
+        assert len(refused(changed)) < 1000
 
 
 def test_another_schema_is_a_lack_of_this_station_and_not_of_the_bundle(value: dict[str, Any]) -> None:

@@ -2,12 +2,15 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from export.runtime.errors import UsageError
 from export.runtime.install.install import rollback
@@ -213,6 +216,21 @@ def test_drift_is_told_and_may_end_a_probation(
     assert inspector.status()["bundle"] == (old.bundle if returns else new.bundle)
 
 
+def test_drift_is_found_across_restarts(
+    put: Any, opened: Open, store: Path, tiny: SimpleNamespace, said: list[str]
+) -> None:
+    put()
+    for start in range(0, 60, 6):
+        inspector = opened()
+        for number in range(6):
+            inspector.inspect(tiny.picture(250), f"{start + number}")
+        inspector.close()
+        if any("DRIFT" in line for line in said):
+            break
+    assert any(line.startswith("DRIFT: brightness is higher since about part") for line in said)
+    assert start > 0  # which the parts of one start alone would not have shown
+
+
 def test_a_version_that_cannot_be_loaded_lets_the_other_go_on(
     put: Any, opened: Open, store: Path, tiny: SimpleNamespace, networks: SimpleNamespace, said: list[str]
 ) -> None:
@@ -291,5 +309,8 @@ def test_a_clock_that_jumps_back_changes_no_order(
 
 def test_a_novel_picture_goes_to_a_person(put: Any, opened: Open, tiny: SimpleNamespace) -> None:
     put(extra={"reference.json": ("reference", canonical_bytes(tiny.reference(limit=0.5)))})
-    answer = opened().inspect(tiny.picture(255), "p")
+    stripes, file = np.zeros((8, 8), np.uint8), BytesIO()
+    stripes[::2] = 255
+    Image.fromarray(stripes).save(file, "PNG")
+    answer = opened().inspect(file.getvalue(), "p")
     assert (answer.verdict, answer.reason) == ("review", "unlike the training pictures")
