@@ -109,7 +109,7 @@ def inspect(station: Station, root: Path, test: Part, tick: Callable[[], None]) 
 def decided(verdicts: Sequence[Verdict], classes: Classes) -> Decided:
     """Verdicts as indices into the line's labels; a bundle may have them in another order."""
     scores = np.array([[verdict.scores[label] for label in classes.labels] for verdict in verdicts])
-    rejected = None if classes.good is None else np.array([verdict.verdict == "reject" for verdict in verdicts])
+    rejected = None if classes.good is None else np.array([verdict.label != classes.good for verdict in verdicts])
     return Decided(scores.argmax(axis=1), rejected)
 
 

@@ -9,11 +9,13 @@ from tests.benchmarks import (
     calibration,
     collapse_latency,
     darts_search,
+    drift,
     engines,
     killed,
     kinds,
     modes,
     mutations,
+    novelty,
     overhead,
     power,
     precision,
@@ -55,12 +57,19 @@ main.command("collapse-latency")(collapse_latency.main)
 main.command("engines")(engines.main)
 main.command("kinds")(kinds.main)
 main.command("power")(power.main)
+main.command("novelty")(novelty.main)
 main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)
 main.command("calibration")(calibration.main)
 main.command("score-speed")(score_speed.main)
 main.command("swapout-cost")(swapout_cost.main)
 main.command("transfer")(transfer.main)
+
+
+@main.command("drift")
+@click.option("--seeds", default=20, show_default=True, help="Streams for each drift.")
+def _drift(seeds: int) -> None:
+    drift.main(seeds)
 
 
 @main.command("quality")

@@ -12,9 +12,10 @@ M grows by at most 1 a part in the mean. An alarm at M >= a, which sets M to 0, 
 gave: in any N parts a quantity alarms at most N / a times in the mean. With a = (number of quantities) c, all of them
 together raise at most one false alarm in c parts in the mean. The bound holds for every N, and from the first part.
 
-It holds for exchangeable parts: shuffled, they would be as likely. On a real line the parts of one batch resemble
-each other, and shift follows shift; a run of similar parts is then an alarm, and rightly one, for the distribution did
-change for a while. And what comes from the line may differ from the validation pictures from the start, in the share
+It holds for exchangeable parts: shuffled, they would be as likely. On a real line neighbours resemble each other, and
+batch follows batch: a run of similar parts is then an alarm, and no false one, for the distribution did change for a
+while, but one that nobody wants. Where such runs are short, watch one part in so many, more than a run has: those are
+nearly exchangeable. And what comes from the line may differ from the validation pictures from the start, in the share
 of defects for one. Therefore a quantity that has raised its alarm begins anew, with the parts that follow as its only
 reference: one alarm a change, and thereafter the line is compared with itself.
 """
@@ -74,9 +75,10 @@ class Detector:
 
     ``reference`` holds the values of every quantity on pictures that the network was not trained on, in any order and
     number, also none. In place of ties being broken by chance stand pseudo-random numbers of (seed, count of the part),
-    so that the same values added again bring the detector into the same state.
+    so that the same values added again bring the detector into the same state. Only one part in ``one_in`` is looked
+    at; the others are counted, and the promise is for parts counted.
 
-    Raises UsageError where a value is not finite or below 0, or no quantity is named, or the rate is not above 0.
+    Raises UsageError where a value is not finite or below 0, or no quantity is named, or a number is not above 0.
     """
 
     def __init__(
@@ -84,17 +86,19 @@ class Detector:
         reference: Mapping[str, Sequence[float]],
         parts_between_false_alarms: float = PARTS_BETWEEN_FALSE_ALARMS,
         *,
+        one_in: int = 1,
         seed: int = 0,
     ) -> None:
-        if not reference or not parts_between_false_alarms > 0:
+        if not reference or not parts_between_false_alarms > 0 or one_in < 1:
             raise UsageError(
                 "drift cannot be watched like this",
-                expected="at least one quantity, and a number of parts between false alarms above 0",
-                found=f"{len(reference)} quantities and {parts_between_false_alarms} parts",
+                expected="at least one quantity, parts between false alarms, and one part in so many, above 0",
+                found=f"{len(reference)} quantities, {parts_between_false_alarms} parts, one in {one_in}",
             )
         self.quantities: Final = tuple(reference)
         self.count = 0
-        self._limit = parts_between_false_alarms * len(reference)
+        self._limit = parts_between_false_alarms * len(reference) / one_in
+        self._one_in = one_in
         self._seed = seed
         self._draws = np.empty((0, 0))
         self._bag = Bag(len(reference))
@@ -117,6 +121,8 @@ class Detector:
             raise UsageError("a part lacks a quantity", expected=", ".join(self.quantities), found=found or "none")
         row = _sound([values[name] for name in self.quantities])
         self.count += 1
+        if self.count % self._one_in:
+            return ()
         self._recent.append(row)
         stakes = _stakes(self._p_values(row))
         self._since = np.where(self._best <= 1, self.count, self._since)
@@ -135,7 +141,8 @@ class Detector:
     def _alarm(self, row: int) -> Alarm:
         best = int(self._sums[row].argmax())
         since = max(int(self._since[row, best]), int(self._begun[row]) + 1)
-        recent = [values[row] for values in self._recent][-(self.count - since + 1) :]
+        watched_since = (self.count - since) // self._one_in + 1
+        recent = [values[row] for values in self._recent][-watched_since:]
         alarm = Alarm(
             quantity=self.quantities[row],
             direction="higher" if best < _EACH_WAY else "lower",
@@ -154,9 +161,11 @@ def watched(
     values: Mapping[str, Sequence[float]],
     reference: Mapping[str, Sequence[float]],
     parts_between_false_alarms: float = PARTS_BETWEEN_FALSE_ALARMS,
+    *,
+    one_in: int = 1,
 ) -> list[Alarm]:
     """Return the alarms of a new detector over parts that were logged; raises as ``Detector`` does."""
-    detector = Detector(reference, parts_between_false_alarms)
+    detector = Detector(reference, parts_between_false_alarms, one_in=one_in)
     columns = [values[name] for name in detector.quantities]
     return [
         alarm

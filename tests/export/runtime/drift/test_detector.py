@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import kstest
 
 from export.runtime.drift import detector as module
-from export.runtime.drift.detector import Alarm, Detector
+from export.runtime.drift.detector import Alarm, Detector, watched
 from export.runtime.errors import UsageError
 
 NAMES = ("score", "brightness", "sharpness", "novelty")
@@ -95,6 +95,23 @@ def test_false_alarms_keep_to_the_stated_rate(size: int) -> None:
     mean, error = np.mean(counts), np.std(counts, ddof=1) / math.sqrt(len(counts))
     assert mean + 2 * error <= length / every
     assert mean > 0.1 * length / every, "so few alarms that nothing was tested"
+
+
+def test_where_neighbours_are_alike_one_part_in_so_many_keeps_the_rate_and_finds_a_shift() -> None:
+    rng, every, run = np.random.default_rng(7), 200, 5
+    known = {"brightness": rng.normal(100, 4, 300).tolist()}
+    numbers = dict.fromkeys((1, run), 0)
+    for _ in range(10):
+        runs = np.repeat(rng.normal(100, 4, 400), run)
+        for one_in in numbers:
+            numbers[one_in] += len(watched({"brightness": runs.tolist()}, known, every, one_in=one_in))
+    promised = 10 * 400 * run / every
+    assert numbers[run] < promised < numbers[1]
+    moved = np.concatenate([rng.normal(100, 4, 2000), rng.normal(106, 4, 1000)])
+    alarm = watched({"brightness": moved.tolist()}, known, 10_000, one_in=run)[0]
+    assert 2000 < alarm.part < 2300 and alarm.part % run == 0
+    assert abs(alarm.since - 2000) < 100
+    assert alarm.now == pytest.approx(106, abs=3)
 
 
 @pytest.mark.parametrize(("quantity", "direction", "factor"), [("brightness", "higher", 1.06), ("score", "lower", 0.2)])
