@@ -41,9 +41,11 @@ FREE = frozenset({"budget", "acceptance", "chain", "provenance"})  # recorded, a
 OUTSIDE = "outside"  # a folder beside the bundle, with what a mutant may point at
 CONTENT = {
     "golden/000.png": b"\x89PNG first picture", "golden/001.png": b"\x89PNG second picture",
-    "golden/scores.json": b"{}\n", "model.onnx": b"\x08\x0amodel" * 40, "report/report.html": b"<p>fine</p>",
+    "golden/scores.json": b"{}\n", "model.onnx": b"\x08\x0amodel" * 40, "reference.json": b"{}\n",
+    "report/report.html": b"<p>fine</p>",
 }  # fmt: skip
 ROLES: dict[str, Role] = {
+    "reference.json": "reference",
     "png": "golden-frame",
     "json": "golden-scores",
     "onnx": "model",
@@ -61,13 +63,17 @@ def draft() -> Draft:
         input=Input(name="image", height=8, width=8, channels=1, colour="grey", resize=RESIZE_RULE),
         output=Output(name="logits"), model=Model(path="model.onnx", precision="fp32", opset=18), engines=(),
         golden=Golden(path="golden/scores.json", tolerance=1e-4), threads=1, budget={"ms": 5.0},
-        acceptance={"escapes": 0}, chain={"best": None}, provenance={"seeds": [1, 2]},
+        reference="reference.json", acceptance={"escapes": 0}, chain={"best": None}, provenance={"seeds": [1, 2]},
     )  # fmt: skip
+
+
+def _role(path: str) -> Role:
+    return ROLES[path if path in ROLES else path.rsplit(".", maxsplit=1)[-1]]
 
 
 def manifest_of(asked: Draft, content: dict[str, bytes], identity: str) -> Manifest:
     files = tuple(
-        FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest(), role=ROLES[path.split(".")[-1]])
+        FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest(), role=_role(path))
         for path, data in content.items()
     )
     known = {field.name: getattr(asked, field.name) for field in fields(asked)}
@@ -289,8 +295,8 @@ def _json_signed(rng: Random, folder: Path, private: Ed25519PrivateKey) -> None:
         data.replace(b'"ms":5.0', b'"ms":' + b'{"x":' * (deep // 4 + 40) + b"1" + b"}" * (deep // 4 + 40)),
         data.replace(b'["good",', b"[" + b"[" * deep + b"]" * deep + b","), b"[" * deep, b'{"x":' * (deep // 4),
         data.replace(b'"good"', b'"\xff"'), data.replace(b'"good"', b'"\x00"'), data.replace(b'"good"', b'"\\ud800"'),
-        data.replace(b'"schema":1', b'"schema":2'), data.replace(b'"schema":1', b'"schema":1.0'),
-        data.replace(b'"schema":1', b'"schema":true'), data.replace(b'"schema":1', b'"schema":1,"schema":1'),
+        data.replace(b'"schema":2', b'"schema":3'), data.replace(b'"schema":2', b'"schema":2.0'),
+        data.replace(b'"schema":2', b'"schema":true'), data.replace(b'"schema":2', b'"schema":2,"schema":2'),
         b"{" + b",".join(b'"%d":1' % n for n in range(150_000)) + b',"1":2}', data + b" " * (4 << 20), b"null", b"[]",
         data.decode().encode("utf-16"),
     ])  # fmt: skip
@@ -350,6 +356,8 @@ def _paths_signed(rng: Random, folder: Path, private: Ed25519PrivateKey) -> None
         for naming in (manifest["model"], manifest["golden"]):  # so that the path alone is wrong
             if naming["path"] == old.relative_to(folder).as_posix():
                 naming["path"] = path
+        if manifest["reference"] == old.relative_to(folder).as_posix():
+            manifest["reference"] = path
 
     _signed(folder, private, edit)
 

@@ -21,8 +21,9 @@ from export.runtime.install.install import install
 from export.runtime.keys import load_private, new_key
 from export.runtime.log.log import Entry, Log
 from export.runtime.manifest import bundle_id
+from export.runtime.strictjson import canonical_bytes
 from export.runtime.timing import Effort
-from export.runtime.trust import load_trusted
+from export.runtime.trust import load_trusted, sign_bundle
 from factory import measuring
 from factory.cli import main
 from factory.cost import book
@@ -51,7 +52,19 @@ def _given(command: str) -> list[str]:
 
 
 def test_every_console_block_is_run_by_a_test() -> None:
-    marks = ("line", "scores", "compare", "station", "keys", "serve", "records", "engine", "measure", "kinds")
+    marks = (
+        "line",
+        "scores",
+        "compare",
+        "station",
+        "install",
+        "keys",
+        "serve",
+        "records",
+        "engine",
+        "measure",
+        "kinds",
+    )
     assert README.count("```console") == sum(len(blocks(mark)) for mark in marks) + 1  # of make
 
 
@@ -210,6 +223,33 @@ def test_commands_about_keys(
     assert (
         f"{identity}  revoked on" in told and "laptop stolen" in told and "line cells-3: no bundle made before" in told
     )
+
+
+def test_commands_that_install_and_go_back(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    monkeypatch.setenv("STATION_STORE", str(store))
+    (store / "trusted").mkdir(parents=True)
+    shutil.copy(f"{finished.key}.pub", store / "trusted")
+    older = repacked(finished.bundle, tmp_path / "older", finished.key)
+    assert station(["install", str(older)]) == 0, capsys.readouterr()  # what ran before
+    commands = [command for block in blocks("install") for command in block]
+    assert [shlex.split(command)[1] for command in commands] == ["install", "inspect", "status", "rollback"]
+    real = {"BUNDLE": str(finished.bundle), "pictures": str(finished.images)}
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        assert name == "station"
+        assert station([real.get(argument, argument) for argument in arguments]) == 0, capsys.readouterr()
+
+
+def repacked(bundle: Path, folder: Path, key: Path) -> Path:
+    """The same bundle, made an age ago."""
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_bytes()) | {"created": "2001-01-01T00:00:00Z"}
+    (folder / "manifest.json").write_bytes(canonical_bytes(manifest))
+    sign_bundle(folder, load_private(key))
+    return folder
 
 
 def test_commands_about_the_stations_own_engine(

@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from export.runtime.commands import bundles, drifting, installing, records, serving, timing, trusting, watching
 from export.runtime.commands.common import keys_parser, say
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 a verification or a budget failed or a picture could not be inspected, 2 wrong usage, 3 this machine
     lacks something; 130 after Ctrl-C, 141 where the reader of the output went away.
     """
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -52,6 +53,17 @@ def _told(error: OSError) -> FactoryError:
             fix="Free some space, or name another folder, such as the station's by --store",
         )
     return UsageError(f"cannot use {error.filename}", found=found, fix="Check the path and its permissions")
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    # argparse takes paths from one side of an option alone: `inspect BUNDLE --trust KEY PICTURE` has some on both.
+    if others and (not hasattr(options, "paths") or any(text.startswith("-") for text in others)):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if others:
+        options.paths += map(Path, others)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,8 +32,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        raise
     flush(path.parent)
 
 
@@ -51,7 +52,7 @@ def flush(path: Path) -> None:
     if sys.platform == "win32" and folder:
         return  # Windows cannot open a folder to flush it
     # Windows flushes only what is open for writing.
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

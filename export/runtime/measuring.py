@@ -113,8 +113,10 @@ def _check_place(out: Path, networks: int) -> None:
         raise _not_written(out, "a folder")
     beside = out.with_name(f".{out.name}.{os.getpid()}.place")
     try:
-        write_atomic(beside, bytes(_BYTES_EACH * (networks + 4)))
-        beside.unlink()
+        try:
+            write_atomic(beside, bytes(_BYTES_EACH * (networks + 4)))
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         raise _not_written(out, error.strerror or str(error)) from error
 

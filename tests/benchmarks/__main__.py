@@ -17,6 +17,7 @@ from tests.benchmarks import (
     mutations,
     novelty,
     overhead,
+    power,
     precision,
     prediction,
     probe,
@@ -55,6 +56,7 @@ def main(context: click.Context) -> None:
 main.command("collapse-latency")(collapse_latency.main)
 main.command("engines")(engines.main)
 main.command("kinds")(kinds.main)
+main.command("power")(power.main)
 main.command("novelty")(novelty.main)
 main.command("probe")(probe.main)
 main.command("prediction")(prediction.main)

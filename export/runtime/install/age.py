@@ -1,13 +1,12 @@
 """No silent way back to an older bundle: whoever signed it once, what was wrong with it may be known by now."""
 
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from export.runtime.errors import GateError
 from export.runtime.install.state import State
 from export.runtime.manifest import Manifest
+from export.runtime.trust_store import oldest_allowed
 
 
 def check_age(manifest: Manifest, state: State, *, allow_older: bool, say: Callable[[str], None]) -> None:
@@ -31,7 +30,7 @@ def check_age(manifest: Manifest, state: State, *, allow_older: bool, say: Calla
 
 def check_allowed(manifest: Manifest, store: Path) -> None:
     """Raise GateError for a bundle older than what the trust statement in the store allows of its line."""
-    oldest = _oldest_allowed(store, manifest.line)
+    oldest = oldest_allowed(store, manifest.line)
     if oldest is not None and manifest.created < oldest:
         raise GateError(
             f"the trust statement forbids this bundle of the line {manifest.line}",
@@ -39,11 +38,3 @@ def check_allowed(manifest: Manifest, store: Path) -> None:
             found=manifest.created,
             fix="Install a newer bundle; who signs the trust statement decides what may still run",
         )
-
-
-def _oldest_allowed(store: Path, line: str) -> str | None:
-    # A plain import at the top once the module is there.
-    if find_spec("export.runtime.trust_store") is None:
-        return None
-    found: str | None = import_module("export.runtime.trust_store").oldest_allowed(store, line)
-    return found

@@ -59,9 +59,9 @@ def install(
         if state.current is not None and state.current.bundle == name and is_whole(store, name, trusted):
             say(f"bundle {name} runs already, since {state.current.since}")
             return state.current
-        check_age(manifest, state, allow_older=allow_older, say=say)
-        _tell(name, verified, state, say)
         try:
+            check_age(manifest, state, allow_older=allow_older, say=say)
+            _tell(name, verified, state, say)
             put_copy(store, verified, trusted)
             say("self-test: golden pictures, latency and memory on this device")
             figures = _tested(test, store, name, trusted, runtime)

@@ -205,11 +205,11 @@ def _main(asked: dict[str, Any]) -> None:
     except FactoryError as error:
         parts = {name: getattr(error, name) for name in ("message", "expected", "found", "fix")}
         answer = {"exit_code": error.exit_code, **parts}
-    print(json.dumps(answer))
+    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
     try:
         _main(json.loads(sys.stdin.buffer.read()))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, BrokenPipeError):  # whoever asked was stopped, and says so itself if it can
+        os._exit(130)

@@ -154,12 +154,28 @@ def test_inspect_exits_with_3_where_the_machine_cannot_run_the_bundle(
     assert "pip install 'edge-model-factory[trt]'" in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["verify"], ["inspect", "bundle"], ["fly", "bundle"]])
+@pytest.mark.parametrize("arguments", [[], ["inspect"], ["install"], ["inspect", "b", "--fly", "p"], ["fly", "b"]])
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
     assert "usage: station" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["bench"], ["inspect", "p.png"]])
+def test_without_a_bundle_one_must_be_installed(arguments: list[str], station: Said, trust: list[Path]) -> None:
+    code, out, err = station(*arguments, "--trust", trust[0])
+    assert (code, out) == (2, "")
+    assert "no bundle is installed at this station" in err and "station install BUNDLE" in err
+
+
+def test_pictures_may_stand_on_both_sides_of_an_option(
+    station: Said, bundle: Path, trust: list[Path], pictures: Path
+) -> None:
+    code, out, _ = station("inspect", bundle, pictures / "b.png", "--trust", trust[0], pictures / "a.PNG")
+    assert code == 0 and [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["b.png", "a.PNG"]
+    code, _, err = station("inspect", bundle, "--trust", trust[0])
+    assert code == 2 and "no picture is named" in err
 
 
 def test_verify_loads_neither_a_runtime_nor_a_framework(bundle: Path, trust: list[Path], python: Any) -> None:
