@@ -53,6 +53,8 @@ def _given(command: str) -> list[str]:
 
 def test_every_console_block_is_run_by_a_test() -> None:
     marks = (
+        "walk",
+        "watch",
         "line",
         "scores",
         "compare",
