@@ -42,9 +42,13 @@ class ProbationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftSettings:
-    """How many parts shall pass, on average, between two alarms while nothing drifts."""
+    """How many parts shall pass, on average, between two alarms while nothing drifts.
+
+    Of ``one_in`` parts one is watched: as many as resemble each other, such as a batch, which would else be an alarm.
+    """
 
     parts_between_false_alarms: int = 100_000
+    one_in: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,4 +103,5 @@ def _out_of_range(settings: Settings) -> list[tuple[bool, str]]:
         (not 0 <= watch.settle_ms <= watch.give_up_ms, "watch.settle_ms from 0 to watch.give_up_ms"),
         (probation.parts < 0 or probation.slow_parts < 1, "probation.parts of 0, probation.slow_parts of 1 or more"),
         (settings.drift.parts_between_false_alarms < 100, "drift.parts_between_false_alarms of 100 or more"),
+        (settings.drift.one_in < 1, "drift.one_in of 1 or more"),
     ]

@@ -34,11 +34,12 @@ def _drift(options: argparse.Namespace) -> int:
     from export.runtime.settings import read_settings
 
     store = store_of(options)
-    between = read_settings(store).drift.parts_between_false_alarms
+    settings = read_settings(store).drift
+    between = settings.parts_between_false_alarms
     bundle, reference = _reference(store, options)
     values = _logged(store, bundle, int(options.last))
     number = len(values["score"])
-    alarms = watched(values, reference, between)
+    alarms = watched(values, reference, between, one_in=settings.one_in)
     if options.plot is not None:
         write_atomic(options.plot, plot(values, reference, alarms).encode())
     if options.json:

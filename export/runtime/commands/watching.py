@@ -30,8 +30,8 @@ def _watch(options: argparse.Namespace) -> int:
         found = "a file" if folder.exists() else "nothing"
         raise UsageError(f"no folder at {folder}", expected="a folder", found=found, fix="Make it, or name another")
 
-    def tell(path: Path, answer: Answer) -> None:
-        print(json.dumps({"path": str(path), **asdict(answer)}), flush=True)
+    def tell(path: Path, answer: Answer, again: bool) -> None:
+        print(json.dumps({"path": str(path), **asdict(answer), "again": again}), flush=True)
 
     store, stop = store_of(options), Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -39,8 +39,8 @@ _KINDS: Final = {kind.exit_code: kind for kind in (UsageError, GateError, Enviro
 class SelfTest:
     """What was found: by how much the golden pictures' scores deviated at most, the latency of one frame, the memory.
 
-    Latency is in ms, back to back with transfers; ``cv`` is the coefficient of variation of its runs, ``budget_ms`` the
-    limit of the median that the bundle names, if any. ``memory_mb`` is the peak of a process that runs the bundle,
+    Latency is in ms, back to back with transfers; ``cv`` is the coefficient of variation of its runs, ``best_ms`` the
+    median of the quickest turn, ``budget_ms`` the limit of the median that the bundle names, if any. ``memory_mb`` is the peak of a process that runs the bundle,
     ``memory_available_mb`` what was free for it, both in 10^6 bytes and None where the system does not tell.
     """
 
@@ -52,6 +52,7 @@ class SelfTest:
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    best_ms: float
     cv: float
     runs: int
     budget_ms: float | None
@@ -61,8 +62,8 @@ class SelfTest:
 
     @property
     def misses_budget(self) -> bool:
-        """Whether the median is above the budget."""
-        return self.budget_ms is not None and self.p50_ms > self.budget_ms
+        """Whether even the quickest turn is above the budget: beside a version at work turns are slowed by chance."""
+        return self.budget_ms is not None and self.best_ms > self.budget_ms
 
     @property
     def noisy(self) -> bool:
@@ -114,7 +115,7 @@ def try_bundle(
     deviation = station.check_golden(verified)
 
     def measured() -> SelfTest:
-        timed = _timed(verified, station.runtime, store)
+        timed, best = _timed(verified, station.runtime, store)
         return SelfTest(
             runtime=station.runtime,
             provider=timed.provider,
@@ -124,6 +125,7 @@ def try_bundle(
             p50_ms=timed.p50_ms,
             p95_ms=timed.p95_ms,
             p99_ms=timed.p99_ms,
+            best_ms=best,
             cv=timed.cv,
             runs=timed.runs,
             budget_ms=latency_limit_ms(verified.manifest),
@@ -145,7 +147,8 @@ def judge(found: SelfTest) -> None:
         raise GateError(
             "the bundle is slower on this device than it may be",
             expected=f"a median of at most {found.budget_ms:g} ms",
-            found=f"{found.p50_ms:.3f} ms" + (", measured twice, unsteadily" if found.noisy else ""),
+            found=f"{found.best_ms:.3f} ms in the quickest turn"
+            + (", measured twice, unsteadily" if found.noisy else ""),
             fix="End what else runs here and try again; else search again with this device as the budget's",
         )
     needed, free = found.memory_mb, found.memory_available_mb
@@ -166,14 +169,14 @@ def available_mb(meminfo: Path = Path("/proc/meminfo")) -> float | None:
     return int(fields["MemAvailable"].split()[0]) * 1024 / 1e6
 
 
-def _timed(verified: VerifiedBundle, runtime: Runtime, store: Path) -> Summary:
+def _timed(verified: VerifiedBundle, runtime: Runtime, store: Path) -> tuple[Summary, float]:
     def opened() -> Runner:
         return open_in(verified, runtime, store).runner
 
     taken = verified.manifest.input
     frames = random_frames((taken.height, taken.width, taken.channels))
     (latency,) = time_variants([Variant(opened, frames)], EFFORT)
-    return latency.summary
+    return latency.summary, min(latency.turn_medians_ms)
 
 
 def _died(found: str) -> GateError:

@@ -14,6 +14,7 @@ from export.runtime.drift.reference import QUANTITIES
 from export.runtime.install.installed import load_version
 from export.runtime.install.state import Version, installed, read_state
 from export.runtime.log.entry import Entry
+from export.runtime.settings import DriftSettings
 from export.runtime.station import Station, Verdict
 
 _REMEMBERED: Final = 1000  # parts whose milliseconds are known
@@ -22,12 +23,13 @@ _REMEMBERED: Final = 1000  # parts whose milliseconds are known
 class Running:
     """A version and what it has judged so far. ``before_ms`` is the live median of the version before it, if known."""
 
-    def __init__(self, version: Version, station: Station, parts_between_alarms: int, before_ms: float | None) -> None:
+    def __init__(self, version: Version, station: Station, drift: DriftSettings, before_ms: float | None) -> None:
         self.version, self.station = version, station
         self.parts = 0
         self.slow_in_a_row = 0
         self._milliseconds = deque[float](maxlen=_REMEMBERED)
-        self._detector = Detector(station.reference.values.by_name(), parts_between_alarms)
+        reference = station.reference.values.by_name()
+        self._detector = Detector(reference, drift.parts_between_false_alarms, one_in=drift.one_in)
         limit = latency_limit_ms(station.manifest)
         # Where even the version before took longer here, such as after idling, going back to it would not help.
         self.limit_ms = limit if limit is None or before_ms is None else max(limit, before_ms)
@@ -37,22 +39,18 @@ class Running:
         cls,
         store: Path,
         trusted: Mapping[str, Ed25519PublicKey],
-        parts_between_alarms: int,
+        drift: DriftSettings,
         before_ms: float | None = None,
     ) -> Self:
         """Return what is installed, ready to judge; raises as ``load_installed`` does."""
         version = installed(store)
-        return cls(version, load_version(store, version, trusted), parts_between_alarms, before_ms)
+        return cls(version, load_version(store, version, trusted), drift, before_ms)
 
     @classmethod
-    def load_previous(
-        cls, store: Path, trusted: Mapping[str, Ed25519PublicKey], parts_between_alarms: int
-    ) -> Self | None:
+    def load_previous(cls, store: Path, trusted: Mapping[str, Ed25519PublicKey], drift: DriftSettings) -> Self | None:
         """Return the version before, ready to judge, None where there is none; raises as ``load_installed`` does."""
         version = read_state(store).previous
-        return (
-            None if version is None else cls(version, load_version(store, version, trusted), parts_between_alarms, None)
-        )
+        return None if version is None else cls(version, load_version(store, version, trusted), drift, None)
 
     @property
     def bundle(self) -> str:

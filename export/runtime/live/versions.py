@@ -48,14 +48,13 @@ class Versions:
 
         Raises as ``Running.load`` does where nothing can be loaded.
         """
-        between = settings.drift.parts_between_false_alarms
         try:
-            running = Running.load(store, trusted(), between)
+            running = Running.load(store, trusted(), settings.drift)
         except FactoryError as error:
             if read_state(store).previous is None:
                 raise
             rollback(store, trusted(), f"it could not be loaded: {error}")
-            running = Running.load(store, trusted(), between)
+            running = Running.load(store, trusted(), settings.drift)
             say(f"RETURNED to bundle {running.bundle}: the newer one could not be loaded: {error}")
         versions = cls(store, settings, trusted, say, running)
         running.parts = sum(history.counts(running.bundle).values())
@@ -113,13 +112,11 @@ class Versions:
         return self.running, verdict
 
     def _load(self) -> Running:
-        between = self._settings.drift.parts_between_false_alarms
-        return Running.load(self._store, self._trusted(), between, self.running.median_ms)
+        return Running.load(self._store, self._trusted(), self._settings.drift, self.running.median_ms)
 
     def _load_before(self) -> Running | None:
         try:
-            between = self._settings.drift.parts_between_false_alarms
-            return Running.load_previous(self._store, self._trusted(), between)
+            return Running.load_previous(self._store, self._trusted(), self._settings.drift)
         except FactoryError as error:
             self._say(f"on probation without a way back, the version before cannot be loaded: {error}")
             return None

@@ -18,11 +18,12 @@ def watch(
     settings: WatchSettings,
     *,
     remove: bool,
-    tell: Callable[[Path, Answer], None],
+    tell: Callable[[Path, Answer, bool], None],
     say: Callable[[str], None],
     stop: Event,
 ) -> None:
-    """Judge what arrives in ``folder`` until ``stop`` is set; ``tell`` gets each answer once it is on record.
+    """Judge what arrives in ``folder`` until ``stop`` is set; ``tell`` gets each answer once it is on record,
+    and whether it may have been told before.
 
     With ``remove`` a file is removed once its answer was told; else it stays, and is not judged again. A folder that
     is gone is waited for.
@@ -52,7 +53,7 @@ def _take(
     inbox: Inbox,
     inspector: Inspector,
     remove: bool,
-    tell: Callable[[Path, Answer], None],
+    tell: Callable[[Path, Answer, bool], None],
     say: Callable[[str], None],
 ) -> None:
     known = inspector.known(arrival.source)
@@ -64,7 +65,7 @@ def _take(
         answer = known
     # Of a file on record that should be gone nobody knows whether its verdict was told; others were, and stay.
     if known is None or remove:
-        tell(arrival.path, answer)
+        tell(arrival.path, answer, known is not None)
     inbox.done(arrival)
     if remove:
         try:

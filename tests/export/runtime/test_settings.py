@@ -32,6 +32,7 @@ def test_what_is_written_replaces_its_default_alone(tmp_path: Path) -> None:
         ("[log]\ndays = 3", "unknown 'days'"),
         ("[watch]\nsettle_ms = 5000", "settle_ms from 0 to"),
         ("[probation]\nslow_parts = 0", "slow_parts of 1 or more"),
+        ("[drift]\none_in = 0", "one_in of 1 or more"),
         ("[drift]\nparts_between_false_alarms = 1", "100 or more"),
     ],
 )

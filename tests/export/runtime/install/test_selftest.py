@@ -110,18 +110,19 @@ def test_a_process_that_hangs_is_a_refusal(
         in_own_process(store, name, keys)
 
 
-def summary(p50: float, *, noisy: bool) -> Any:
+def timed(p50: float, *, noisy: bool, best: float | None = None) -> Any:
     found = Latency((p50,) * 9, provider="CPUExecutionProvider").summary
-    return replace(found, cv=0.9 if noisy else 0.05, noisy=noisy)
+    return replace(found, cv=0.9 if noisy else 0.05, noisy=noisy), p50 if best is None else best
 
 
 @pytest.mark.parametrize(
     ("measured", "taken", "kept"),
     [
-        ([summary(0.5, noisy=True)], 1, True),
-        ([summary(2.0, noisy=True), summary(0.5, noisy=True)], 2, True),
-        ([summary(2.0, noisy=True), summary(1.5, noisy=True)], 2, False),
-        ([summary(2.0, noisy=False)], 1, False),
+        ([timed(0.5, noisy=True)], 1, True),
+        ([timed(2.0, noisy=True, best=0.9)], 1, True),  # beside a version at work
+        ([timed(2.0, noisy=True), timed(0.5, noisy=True)], 2, True),
+        ([timed(2.0, noisy=True), timed(1.5, noisy=True)], 2, False),
+        ([timed(2.0, noisy=False)], 1, False),
     ],
 )
 def test_a_miss_measured_unsteadily_is_measured_once_more(

@@ -36,7 +36,7 @@ def watching(
         args=(folder, inspector, settings),
         kwargs={
             "remove": remove,
-            "tell": lambda _, answer: told.append(answer),
+            "tell": lambda _, answer, again: told.append(answer),
             "say": said.append,
             "stop": stop,
         },
