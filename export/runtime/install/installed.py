@@ -96,6 +96,6 @@ def _figures(found: Mapping[str, Any]) -> list[str]:
     return [
         f"self-test: {found['golden_pictures']} golden pictures off by {found['golden_deviation']:.2g} at most "
         f"(allowed {found['golden_tolerance']:g}), {found['provider']}",
-        f"self-test: {found['best_ms']:.3f} ms, over all turns {found['p50_ms']:.3f} (p95 {found['p95_ms']:.3f}, p99 {found['p99_ms']:.3f}, "
-        f"cv {found['cv']:.2f}; {budget}), memory {memory}",
+        f"self-test: {found['best_ms']:.3f} ms, over all turns {found['p50_ms']:.3f} (p95 {found['p95_ms']:.3f}, "
+        f"p99 {found['p99_ms']:.3f}, cv {found['cv']:.2f}; {budget}), memory {memory}",
     ]

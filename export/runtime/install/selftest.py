@@ -40,8 +40,9 @@ class SelfTest:
     """What was found: by how much the golden pictures' scores deviated at most, the latency of one frame, the memory.
 
     Latency is in ms, back to back with transfers; ``cv`` is the coefficient of variation of its runs, ``best_ms`` the
-    median of the quickest turn, ``budget_ms`` the limit of the median that the bundle names, if any. ``memory_mb`` is the peak of a process that runs the bundle,
-    ``memory_available_mb`` what was free for it, both in 10^6 bytes and None where the system does not tell.
+    median of the quickest turn, ``budget_ms`` the limit of the median that the bundle names, if any. ``memory_mb`` is
+    the peak of a process that runs the bundle, ``memory_available_mb`` what was free for it, both in 10^6 bytes and
+    None where the system does not tell.
     """
 
     runtime: Runtime
