@@ -30,14 +30,17 @@ def add(commands: Commands, keys: argparse.ArgumentParser) -> None:
 def _drift(options: argparse.Namespace) -> int:
     from export.runtime.drift.detector import watched
     from export.runtime.drift.plot import plot
+    from export.runtime.drift.recent import recent
     from export.runtime.files import write_atomic
+    from export.runtime.log.history import History
     from export.runtime.settings import read_settings
 
     store = store_of(options)
     settings = read_settings(store).drift
     between = settings.parts_between_false_alarms
     bundle, reference = _reference(store, options)
-    values = _logged(store, bundle, int(options.last))
+    with History(store) as history:
+        values = recent(history, bundle, int(options.last))
     number = len(values["score"])
     alarms = watched(values, reference, between, one_in=settings.one_in)
     if options.plot is not None:
@@ -73,18 +76,6 @@ def _reference(store: Path, options: argparse.Namespace) -> tuple[str, Values]:
     taken = verified.manifest.input
     size = Gauge(taken.height, taken.width, taken.channels).size
     return bundle, read_reference(verified.manifest, verified.contents, size).values.by_name()
-
-
-def _logged(store: Path, bundle: str, number: int) -> Values:
-    """The values of the last parts that this bundle judged, in their order; those of a fault have none."""
-    from export.runtime.drift.reference import QUANTITIES
-    from export.runtime.log.history import History
-
-    with History(store) as history:
-        entries = [entry for entry in reversed(history.last(number)) if entry.bundle == bundle]
-    rows = [[getattr(entry, name) for name in QUANTITIES] for entry in entries]
-    whole = [row for row in rows if None not in row]
-    return {name: [row[column] for row in whole] for column, name in enumerate(QUANTITIES)}
 
 
 def _figures(values: Values, reference: Values) -> dict[str, dict[str, dict[str, float] | None]]:

@@ -41,6 +41,7 @@ def _serve(options: argparse.Namespace) -> int:
     from export.runtime.serve.connection import Limits
     from export.runtime.serve.server import serve
     from export.runtime.serve.service import Service
+    from export.runtime.settings import read_settings
 
     host, store = options.host, store_of(options)
     token = read_token(options.token_file, os.environ.get("STATION_TOKEN"), host)
@@ -54,7 +55,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     limits = Limits(body_bytes=int(options.max_body_mb * 1e6))
     with Inspector.open(store, partial(trusted_keys, options), say) as inspector, History(store) as history:
-        service = Service(inspector, history, Access(token, is_loopback(host)))
+        service = Service(inspector, history, Access(token, is_loopback(host)), read_settings(store).drift)
         code = serve(service, host, options.port, limits, ready)
     say("stopped: every verdict told is on record")
     return code

@@ -3,6 +3,7 @@
 What cannot be judged gets the verdict that the settings call safe.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +105,11 @@ class Inspector:
         """Take over a version that was installed meanwhile, once it is loaded: for the time between two parts."""
         with self._lock:
             self._versions.poll()
+
+    @property
+    def reference(self) -> Mapping[str, Sequence[float]]:
+        """What scores, brightness, sharpness and novelty are compared with for drift, in ascending order."""
+        return self._versions.running.station.reference.values.by_name()
 
     def status(self) -> dict[str, object]:
         """Return what runs, since when, how it does, and what is wrong, as a JSON object."""

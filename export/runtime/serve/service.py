@@ -9,6 +9,9 @@ from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
 
+from export.runtime.drift.detector import watched
+from export.runtime.drift.plot import plot
+from export.runtime.drift.recent import recent
 from export.runtime.live.inspector import Answer, Inspector
 from export.runtime.log.history import History
 from export.runtime.serve import metrics, pages
@@ -17,19 +20,25 @@ from export.runtime.serve.board import PARTS, Board
 from export.runtime.serve.message import Head, Refused, Response, as_error, as_json
 from export.runtime.serve.today import Today
 from export.runtime.serve.upload import Upload, check_kind, read_upload
+from export.runtime.settings import DriftSettings
 
 _PICTURE: Final = re.compile(r"/parts/([0-9]{1,15})/picture")
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _FACTS: Final = tuple(field.name for field in fields(Answer))
 _FREE: Final = frozenset({"/healthz", "/login"})
 _LOGIN_BYTES: Final = 4096
+_OF_A_DRAWING: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+DRAWN: Final = 2000  # parts that the drawing of drift shows
 
 
 class Service:
     """Answers requests by an inspector, whose log is ``history``; thread-safe."""
 
-    def __init__(self, inspector: Inspector, history: History, access: Access) -> None:
+    def __init__(self, inspector: Inspector, history: History, access: Access, settings: DriftSettings) -> None:
+        self._settings = settings
         self._inspector = inspector
+        self._history = history
         self._access = access
         self._today = Today(history)
         self._board = Board()
@@ -41,6 +50,7 @@ class Service:
             "/healthz": ("GET", self._health),
             "/metrics": ("GET", self._measured),
             "/parts.json": ("GET", self._parts),
+            "/drift.svg": ("GET", self._drift),
             "/login": ("POST", self._login),
         }
         self._metrics = metrics.Metrics()
@@ -106,6 +116,13 @@ class Service:
     def _parts(self, _: Head, __: bytes) -> Response:
         today, parts = self._today.counts(), self._board.parts()
         return as_json({"time": _now(), **self._inspector.status(), "today": today, "parts": parts})
+
+    def _drift(self, _: Head, __: bytes) -> Response:
+        inspector, settings = self._inspector, self._settings
+        values, reference = recent(self._history, str(inspector.status()["bundle"]), DRAWN), inspector.reference
+        alarms = watched(values, reference, settings.parts_between_false_alarms, one_in=settings.one_in)
+        drawn = plot(values, reference, alarms).encode()
+        return Response(HTTPStatus.OK, drawn, "image/svg+xml", (("Content-Security-Policy", _OF_A_DRAWING),))
 
     def _picture(self, head: Head, _: bytes) -> Response:
         match = _PICTURE.fullmatch(head.path)

@@ -22,6 +22,7 @@ from export.runtime.serve.access import Access
 from export.runtime.serve.connection import Limits
 from export.runtime.serve.server import Server
 from export.runtime.serve.service import Service
+from export.runtime.settings import DriftSettings
 from export.runtime.trust import load_trusted
 
 
@@ -90,7 +91,7 @@ Serve = Callable[..., Any]
 @contextmanager
 def running(inspector: Gated, limits: Limits, access: Access) -> Iterator[Running]:
     loop = asyncio.new_event_loop()
-    server = Server(Service(inspector, inspector.history, access), limits)
+    server = Server(Service(inspector, inspector.history, access, DriftSettings()), limits)
     port = loop.run_until_complete(server.start("127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -63,6 +63,19 @@ def test_a_station_that_cannot_inspect_says_so_in_large(service: Any, grey: Grey
     assert not re.search(r'id="banner" hidden', dom)
 
 
+def test_drift_is_told_on_the_page_and_drawn(service: Any, grey: Grey, tmp_path: Path) -> None:
+    at = f"http://127.0.0.1:{service.port}"
+    assert re.search(r'id="drift"[^>]* hidden', browse(f"{at}/", tmp_path / "before"))
+    for _ in range(120):
+        service.inspect(grey(250))
+    dom = browse(f"{at}/", tmp_path / "after")
+    assert re.fullmatch(r"DRIFT: \w+ is (higher|lower) since about part .* \(see the drawing\)", text_of(dom, "drift"))
+    status, fields, drawn = service.ask("GET", "/drift.svg")
+    assert (status, fields["content-type"]) == (200, "image/svg+xml")
+    assert b"120 parts against the reference" in drawn and b" 0 alarms" not in drawn
+    assert "120 parts against the reference" in browse(f"{at}/drift.svg", tmp_path / "drawing")
+
+
 def test_the_page_of_another_site_learns_nothing_and_posts_nothing(service: Any, tmp_path: Path) -> None:
     at = f"http://127.0.0.1:{service.port}"
     page = tmp_path / "evil.html"
