@@ -53,7 +53,7 @@ class Verdict:
 
 
 class Station:
-    """A bundle ready to inspect, also by several threads at once; get one by ``Station.load``."""
+    """A bundle ready to inspect, also by several threads at once; a context manager. Get one by ``Station.load``."""
 
     def __init__(self, bundle: VerifiedBundle, opened: Opened, runtime: Runtime) -> None:
         self.manifest = bundle.manifest
@@ -88,6 +88,16 @@ class Station:
         station = cls(verified, *_open(verified, runtime, store))
         station.check_golden(verified)
         return station
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the memory of the network, on a GPU, too; nothing can be inspected any more."""
+        del self._runner
 
     @property
     def provider(self) -> str:

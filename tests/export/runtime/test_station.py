@@ -1,5 +1,7 @@
+import gc
 import json
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +181,14 @@ def test_another_resize_rule_is_a_lack_of_this_station(
     folder = make_bundle(asked=replace(asked, input=replace(asked.input, resize="letterbox-v2")))
     with pytest.raises(EnvironmentLacks, match="found letterbox-v2"):
         Station.load(folder, trust)
+
+
+def test_closed_it_gives_the_network_back(bundle: Path, trust: list[Path], tiny: SimpleNamespace) -> None:
+    with Station.load(bundle, trust) as station:
+        runner = weakref.ref(station._runner)
+        assert station.inspect(tiny.picture(40)).verdict == "pass"
+    gc.collect()
+    assert runner() is None
 
 
 def test_a_score_near_the_threshold_goes_to_a_person(
