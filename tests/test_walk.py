@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from export.runtime.install.install import install
+from export.runtime.keys import load_trusted
 from tests.conftest import Finished
 
 ROOT = Path(__file__).parent.parent
@@ -93,3 +95,23 @@ def test_watching_a_folder(finished: Finished, tmp_path: Path) -> None:
         # The first leaves its file; to the second, which removes it, it is on record.
         assert (answer["part"], answer["fault"], answer["again"]) == ("part", None, number == 1)
         assert bool(list((tmp_path / "camera").iterdir())) == ("--remove" not in arguments)
+
+
+def test_python_at_the_station(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snippets = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "export.runtime" in text]
+    assert len(snippets) == 2
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished.bundle, "bundle")
+    shutil.copy(f"{finished.key}.pub", "signing.key.pub")
+    for number, picture in enumerate(sorted((finished.images / "good").iterdir())[:3], start=1):
+        shutil.copy(picture, f"part-{number:04}.png")
+    (tmp_path / "store" / "trusted").mkdir(parents=True)
+    shutil.copy("signing.key.pub", "store/trusted")
+    trusted = load_trusted([Path("signing.key.pub")])
+    install(Path("bundle"), trusted, Path("store"), allow_older=False, say=lambda _: None, test=lambda *_: {})
+    for snippet in snippets:
+        exec(snippet, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(line.split()[0] in ("pass", "reject", "review") for line in lines)
