@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import click
 
@@ -136,4 +136,5 @@ def main(given: tuple[Path, ...]) -> None:
                 found = _load(f"{url}/inspect", picture, script, number)
                 cells = f"{found['rate']:.0f} | {found['p50']:.2f} | {found['p99']:.2f} | {found['errors']:.0f}"
                 print(f"| serve, {number} connections | {cells} |", flush=True)
+            sleep(3)  # what the last load left in the queue is answered to nobody
             print(f"\nthe service before: {before}; after: {_process(pid)}")
