@@ -49,7 +49,7 @@ def _trust(options: argparse.Namespace) -> int:
     listing = _listing(store)
     print(json.dumps(asdict(listing)) if options.json else "\n".join(told or _lines(listing)))
     if listing.trusted:
-        say("next: station verify BUNDLE")
+        say("next: station install BUNDLE")
     else:
         say("next: station trust FILE.pub, with the public key of the workstation that signs")
     return 0

@@ -55,7 +55,7 @@ def test_the_first_key_is_trusted_by_hand_and_its_id_shown(
     assert code == 2
     assert "this station trusts no key yet" in err and "station trust FILE" in err
     code, out, err = station("trust", trust[0])
-    assert (code, err) == (0, "next: station verify BUNDLE\n")
+    assert (code, err) == (0, "next: station install BUNDLE\n")
     assert f"key {identity(key)} is trusted here from now on" in out and "compare that id" in out
     assert [path.name for path in (store / "trusted").iterdir()] == [f"{identity(key)}.pub"]
     assert station("verify", bundle)[0] == 0
