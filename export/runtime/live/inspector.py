@@ -102,9 +102,10 @@ class Inspector:
         return self._record(self._fault(part, source, fault), None, None, perf_counter())
 
     def poll(self) -> None:
-        """Take over a version that was installed meanwhile, once it is loaded: for the time between two parts."""
+        """Take over a version that was installed meanwhile, and mend what failed: for the time between two parts."""
         with self._lock:
             self._versions.poll()
+            self._recorder.mend()
 
     @property
     def reference(self) -> Mapping[str, Sequence[float]]:
@@ -112,8 +113,9 @@ class Inspector:
         return self._versions.running.station.reference.values.by_name()
 
     def status(self) -> dict[str, object]:
-        """Return what runs, since when, how it does, and what is wrong, as a JSON object."""
+        """Return what runs, since when, how it does, and what is wrong, as a JSON object; what can be mended is."""
         with self._lock:
+            self.poll()
             running, recorder = self._versions.running, self._recorder
             problems = [problem for problem in (self._versions.problem, recorder.fault) if problem is not None]
             return {

@@ -42,28 +42,23 @@ class Recorder:
 
     def record(self, entry: Entry, picture: bytes | None) -> Entry:
         """Return the entry as it is on record, or as it will be: a part that is on record keeps its first verdict."""
-        if self.fault is not None and monotonic() - self._tried < AGAIN_S:
-            entry = self._put_off(entry, self.fault)
-        else:
-            entry = self._write(entry, picture)
+        self.mend()
+        entry = self._write(entry, picture) if self.fault is None else self._put_off(entry, self.fault)
         self.verdicts[entry.verdict] += 1
         self.faults += entry.fault is not None
         return entry
 
-    def _write(self, entry: Entry, picture: bytes | None) -> Entry:
+    def mend(self) -> None:
+        """After a fault, and some time, try to record what waits; nobody may send a part before all is well."""
+        if self.fault is None or monotonic() - self._tried < AGAIN_S:
+            return
         try:
             self.catch_up()
-            entry = self._log.record(entry, picture)
         except FactoryError as error:
-            fault = f"the verdict could not be put on record: {error}"
-            if self.fault is None:
-                self._say(f"FAULT: {fault}")
-            self.fault, self._tried = fault, monotonic()
-            return self._put_off(entry, fault)
-        if self.fault is not None:
+            self.fault, self._tried = _spoken(error), monotonic()
+        else:
+            self.fault = None
             self._say("the log can be written again, and what waited is on record")
-        self.fault = None
-        return entry
 
     def catch_up(self) -> None:
         """Record what waits; raises as ``Log.record`` does."""
@@ -79,6 +74,14 @@ class Recorder:
             self._say(f"FAULT: {len(self._waiting)} verdicts could not be put on record: {error}")
         self._log.close()
 
+    def _write(self, entry: Entry, picture: bytes | None) -> Entry:
+        try:
+            return self._log.record(entry, picture)
+        except FactoryError as error:
+            self.fault, self._tried = _spoken(error), monotonic()
+            self._say(f"FAULT: {self.fault}")
+            return self._put_off(entry, self.fault)
+
     def _put_off(self, entry: Entry, fault: str) -> Entry:
         if len(self._waiting) == WAITING:
             self._waiting.popleft()
@@ -87,3 +90,7 @@ class Recorder:
         put_off = replace(entry, verdict=verdict, fault=entry.fault or fault)
         self._waiting.append(put_off)
         return put_off
+
+
+def _spoken(error: FactoryError) -> str:
+    return f"the verdict could not be put on record: {error}"

@@ -64,7 +64,14 @@ class Versions:
         return versions
 
     def poll(self) -> None:
-        """Take over a version that was installed meanwhile, once it is loaded; costs microseconds."""
+        """Take over a version that was installed meanwhile, once it is loaded; costs microseconds.
+
+        A network that failed is opened again after some time: nobody may send a part before all is well.
+        """
+        if self.problem is not None and monotonic() - self._tried >= AGAIN_S:
+            self._tried = monotonic()
+            if self._open_again(self.problem):
+                self.problem = None
         found = self._changeover.ready(self.running.bundle)
         if isinstance(found, Unloadable):
             goes_on = f"bundle {self.running.bundle} goes on"
@@ -121,12 +128,14 @@ class Versions:
             self._say(f"on probation without a way back, the version before cannot be loaded: {error}")
             return None
 
-    def _open_again(self, error: str) -> None:
+    def _open_again(self, error: str) -> bool:
         self._say(f"the network failed and is opened again: {error}")
         try:
             self.running = self._load()
         except Exception as lacking:  # the old one then fails once more, and that is told
             self._say(f"it cannot be opened: {_spoken(lacking)}")
+            return False
+        return True
 
     def _go_back(self, reason: str) -> None:
         """Let the version before take over again, now; and write down that it did."""

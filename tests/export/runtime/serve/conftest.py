@@ -5,6 +5,7 @@ import http.client
 import json
 import shutil
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 from export.runtime.install.install import install
+from export.runtime.live import recorder
 from export.runtime.live.inspector import Answer, Inspector
-from export.runtime.log.history import History
+from export.runtime.log import database
+from export.runtime.log.history import History, log_file
 from export.runtime.log.log import Entry
 from export.runtime.serve.access import Access
 from export.runtime.serve.connection import Limits
@@ -179,3 +182,19 @@ def grey(tiny: SimpleNamespace) -> Callable[[int], bytes]:
     """A PNG of one grey: 40 passes, 200 is a defect."""
     picture: Callable[[int], bytes] = tiny.picture
     return picture
+
+
+@pytest.fixture
+def hold_log(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Callable[[], object]]]:
+    """Keep the service's log locked, as another program may that holds it open; returns what ends that."""
+    monkeypatch.setattr(database, "BUSY_S", 0.05)
+    monkeypatch.setattr(recorder, "AGAIN_S", 0.0)
+    with ExitStack() as held:
+
+        def hold() -> Callable[[], object]:
+            other = sqlite3.connect(log_file(store), isolation_level=None)
+            held.callback(other.close)
+            other.execute("BEGIN IMMEDIATE")
+            return lambda: other.execute("ROLLBACK")
+
+        yield hold

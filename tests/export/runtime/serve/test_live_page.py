@@ -55,11 +55,15 @@ def test_the_page_shows_the_last_parts_and_a_hostile_name_as_text(service: Any, 
     assert len(re.findall(r"<img [^>]*/parts/\d+/picture", dom)) == 4  # of the tiles but one, and the large one
 
 
-def test_a_station_that_cannot_inspect_says_so_in_large(service: Any, grey: Grey, tmp_path: Path) -> None:
+def test_a_station_that_cannot_inspect_says_so_in_large(
+    service: Any, grey: Grey, hold_log: Any, tmp_path: Path
+) -> None:
+    release = hold_log()
     service.inspect(grey(40))
-    service.inspector._recorder.fault = "the disk is full"
     dom = browse(f"http://127.0.0.1:{service.port}/", tmp_path)
-    assert text_of(dom, "banner") == "NOT INSPECTING: the disk is full"
+    release()
+    said = text_of(dom, "banner")
+    assert said.startswith("NOT INSPECTING: the verdict could not be put on record") and "is locked" in said
     assert not re.search(r'id="banner" hidden', dom)
 
 
