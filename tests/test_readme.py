@@ -350,6 +350,15 @@ def test_every_command_has_help_and_stands_in_the_readme() -> None:
         assert name in README, name
 
 
+def test_every_command_of_the_station_has_help_and_stands_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        station(["--help"])
+    commands = re.findall(r"^    ([a-z-]+) +\w", capsys.readouterr().out, re.MULTILINE)
+    assert {"verify", "install", "rollback", "status", "inspect", "watch", "serve", "trust"} <= set(commands)
+    for name in commands:
+        assert f"station {name}" in README, name
+
+
 def test_files_that_the_readme_links_to_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

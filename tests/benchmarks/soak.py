@@ -32,16 +32,15 @@ class Course:
         self.pid, self.parts, self.change = pid, parts, change
         self.milliseconds: list[float] = []
         self.bundles: list[str] = []
-        self.longest, self.longest_at = 0.0, 0
-        self._last: float | None = None
+        self.pauses: list[float] = []
+        self._last = time.perf_counter()
         self._lock = Lock()
 
     def seen(self, milliseconds: float, bundle: str) -> None:
         now = time.perf_counter()
         with self._lock:
             number = len(self.milliseconds)
-            if self._last is not None and number > 10 and now - self._last > self.longest:
-                self.longest, self.longest_at = now - self._last, number
+            self.pauses.append(now - self._last)
             self._last = now
             self.milliseconds.append(milliseconds)
             self.bundles.append(bundle)
@@ -58,7 +57,12 @@ class Course:
         print(f"first {EDGE}: {percentiles(self.milliseconds[:EDGE])}; last: {percentiles(self.milliseconds[-EDGE:])}")
         print(f"versions, each with the number of its first part: {new}")
         print(f"{len(self.milliseconds)} told, {len(record)} on record, {len(set(record))} parts")
-        print(f"longest pause between two answers {self.longest * 1000:.0f} ms, at part {self.longest_at}")
+        half, whole = self.parts // 2, self.pauses[100:]
+        change = self.pauses[half : 2 + max(new.values())]
+        print(
+            f"pause between two answers: p99 {np.percentile(whole, 99) * 1000:.0f} ms, longest {max(whole) * 1000:.0f}"
+        )
+        print(f"from the call of install to the first part of the other version: longest {max(change) * 1000:.0f} ms")
 
 
 def _watch(store: Path, root: Path, pictures: list[bytes], parts: int, change: Thread) -> None:
