@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Final, Literal, Self, TypeAlias
+from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -29,8 +28,7 @@ NEAR: Final = "the score is near the threshold"
 UNLIKE: Final = "unlike the training pictures"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the station says of one picture.
 
     "review" asks for a person's look, and ``reason`` says why; ``label`` is then what the network alone would have
@@ -63,7 +61,9 @@ class Station:
         self._gauge = Gauge(taken.height, taken.width, taken.channels)
         self.reference = read_reference(bundle.manifest, bundle.contents, self._gauge.size)
         self._novelty = Novelty(self.reference.familiar)
-        self._rule = Rule(self.manifest.labels, self.manifest.good, self.variant.decision.threshold)
+        self._labels, self._threshold = self.manifest.labels, self.variant.decision.threshold
+        self._band = self.variant.decision.review
+        self._rule = Rule(self._labels, self.manifest.good, self._threshold)
 
     @classmethod
     def load(
@@ -140,8 +140,8 @@ class Station:
         return Verdict(
             "review" if reason else decision.verdict,
             decision.label,
-            dict(zip(self.manifest.labels, row, strict=True)),
-            self.variant.decision.threshold,
+            dict(zip(self._labels, row, strict=True)),
+            self._threshold,
             (perf_counter() - start) * 1000 / together,
             score,
             reason,
@@ -151,7 +151,7 @@ class Station:
         )
 
     def _reason(self, score: float, novelty: float) -> str | None:
-        band = self.variant.decision.review
+        band = self._band
         if novelty > self._novelty.limit:
             return UNLIKE
         return NEAR if band is not None and band.low <= score <= band.high else None
@@ -172,7 +172,7 @@ class Station:
             raise BundleRefused(f"the golden frame {path}: {error}") from error
         row = softmax_row(self._runner.infer_one(frame))
         decision = self._rule.decide(row)
-        scores = dict(zip(self.manifest.labels, row, strict=True))
+        scores = dict(zip(self._labels, row, strict=True))
         return Frame(path=path, scores=scores, verdict=decision.verdict, label=decision.label)
 
 

@@ -5,7 +5,6 @@ import json
 import shlex
 import sys
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +113,7 @@ def _named(bundle: Path | None) -> str:
 
 def _line(station: "Station", picture: Path) -> dict[str, object]:
     try:
-        return {"path": str(picture), **asdict(station.inspect(picture))}
+        return {"path": str(picture), **station.inspect(picture)._asdict()}
     except FactoryError as error:
         return {"path": str(picture), "verdict": "error", "error": str(error)}
 

@@ -4,7 +4,7 @@ What cannot be judged gets the verdict that the settings call safe.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
@@ -175,7 +175,7 @@ class Inspector:
 
 
 def _entry(part: str, source: str, bundle: str, verdict: Verdict) -> Entry:
-    found = asdict(verdict)
+    found = verdict._asdict()
     del found["scores"]
     return Entry(part=part, source=source, time=_now(), bundle=bundle, sha256=None, kept=None, fault=None, **found)
 
