@@ -60,7 +60,8 @@ class Running:
     @property
     def median_ms(self) -> float | None:
         """The median milliseconds of the network on the latest parts, None before the first."""
-        return median(self._milliseconds) if self._milliseconds else None
+        latest = list(self._milliseconds)  # copied at once: another thread may count a part meanwhile
+        return median(latest) if latest else None
 
     def remember(self, entries: Iterable[Entry]) -> None:
         """Watch for drift as if these parts, the oldest first, were judged now; their alarms were told then."""

@@ -29,8 +29,10 @@ _REMEMBERED: Final = 2000  # parts on record: a tenth of a second
 class Versions:
     """The version that runs and, while it is on probation, the one before it, kept ready. One call at a time."""
 
-    def __init__(self, store: Path, settings: Settings, trusted: Trusted, say: Say, running: Running) -> None:
-        self._store, self._settings = store, settings
+    def __init__(
+        self, store: Path, settings: Settings, trusted: Trusted, say: Say, history: History, running: Running
+    ) -> None:
+        self._store, self._settings, self._history = store, settings, history
         self._trusted, self._say = trusted, say
         self.running = running
         self.before: Running | None = None
@@ -56,8 +58,8 @@ class Versions:
             rollback(store, trusted(), f"it could not be loaded: {error}")
             running = Running.load(store, trusted(), settings.drift)
             say(f"RETURNED to bundle {running.bundle}: the newer one could not be loaded: {error}")
-        versions = cls(store, settings, trusted, say, running)
-        running.parts = sum(history.counts(running.bundle).values())
+        versions = cls(store, settings, trusted, say, history, running)
+        running.parts = versions._judged(running.bundle)
         running.remember(reversed(history.last(_REMEMBERED)))
         if running.parts < settings.probation.parts:
             versions.before = versions._load_before()
@@ -70,7 +72,8 @@ class Versions:
         """
         if self.problem is not None and monotonic() - self._tried >= AGAIN_S:
             self._tried = monotonic()
-            if self._open_again(self.problem):
+            if self._reopen() is None:
+                self._say("the network could be opened again")
                 self.problem = None
         found = self._changeover.ready(self.running.bundle)
         if isinstance(found, Unloadable):
@@ -79,7 +82,9 @@ class Versions:
             self._take_back(found.bundle, f"it could not be loaded: {found.reason}")
         elif found is not None:
             self._say(f"bundle {found.bundle} takes over from {self.running.bundle}")
-            self.before, self.running, self.problem = self.running, found, None
+            found.parts = self._judged(found.bundle)
+            on_probation = found.parts < self._settings.probation.parts
+            self.before, self.running, self.problem = self.running if on_probation else None, found, None
 
     def count(self, running: Running, verdict: Verdict) -> None:
         """Count a part, and end the probation of the version that judged it, one way or the other."""
@@ -106,7 +111,10 @@ class Versions:
             elif self.problem is not None and monotonic() - self._tried < AGAIN_S:
                 return self.problem
             else:
-                self._open_again(error)
+                self._say(f"the network failed and is opened again: {error}")
+                lacking = self._reopen()
+                if lacking is not None:  # the old one then fails once more, and that is told
+                    self._say(f"it cannot be opened: {_spoken(lacking)}")
         try:
             verdict = self.running.judge(picture)
         except Exception as again:  # an engine's library raises what it likes
@@ -118,6 +126,13 @@ class Versions:
         self.problem = None
         return self.running, verdict
 
+    def _judged(self, bundle: str) -> int:
+        """How many parts a bundle has judged here; none, where the log cannot tell."""
+        try:
+            return sum(self._history.counts(bundle).values())
+        except FactoryError:
+            return 0
+
     def _load(self) -> Running:
         return Running.load(self._store, self._trusted(), self._settings.drift, self.running.median_ms)
 
@@ -128,14 +143,13 @@ class Versions:
             self._say(f"on probation without a way back, the version before cannot be loaded: {error}")
             return None
 
-    def _open_again(self, error: str) -> bool:
-        self._say(f"the network failed and is opened again: {error}")
+    def _reopen(self) -> Exception | None:
+        """Open what is installed in the place of what runs; return why that could not be."""
         try:
             self.running = self._load()
-        except Exception as lacking:  # the old one then fails once more, and that is told
-            self._say(f"it cannot be opened: {_spoken(lacking)}")
-            return False
-        return True
+        except Exception as lacking:  # whatever an engine's library raises
+            return lacking
+        return None
 
     def _go_back(self, reason: str) -> None:
         """Let the version before take over again, now; and write down that it did."""

@@ -271,6 +271,23 @@ def test_rolled_back_by_hand_the_old_one_takes_over_in_the_running_process(
     settle(inspector, old.bundle)
 
 
+def test_what_was_gone_back_from_by_hand_is_no_way_back_from_a_proven_version(
+    put: Any, opened: Open, store: Path, trust: list[Path], tiny: SimpleNamespace, networks: SimpleNamespace
+) -> None:
+    store.mkdir()
+    (store / "station.toml").write_text("[probation]\nparts = 3\n")
+    old = put()
+    inspector = opened()
+    for number in range(3):
+        inspector.inspect(tiny.picture(40), f"{number}")
+    new = put(model=networks.biased((0.1, 0.0, 0.0)))
+    settle(inspector, new.bundle)
+    assert inspector.status()["on_probation"]
+    rollback(store, load_trusted(trust))
+    settle(inspector, old.bundle)
+    assert not inspector.status()["on_probation"]
+
+
 def test_a_network_that_fails_alone_gets_the_safe_verdict_and_is_opened_again(
     put: Any,
     opened: Open,
