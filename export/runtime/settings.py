@@ -32,7 +32,7 @@ class WatchSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbationSettings:
     """A version just installed gives way to the one before if, within its first ``parts``, it fails, or takes longer
-    than the bundle's budget for ``slow_parts`` in a row, or, with ``on_drift``, drift is found.
+    than its budget for ``slow_parts`` in a row while the one before keeps it, or, with ``on_drift``, drift is found.
     """
 
     parts: int = 1000

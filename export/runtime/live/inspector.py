@@ -149,7 +149,7 @@ class Inspector:
                 return self._record(self._fault(part, source, recovered), picture, None, begun)
             running, verdict = recovered
         with self._lock:
-            self._versions.count(running, verdict)
+            self._versions.count(running, verdict, picture)
         return self._record(_entry(part, source, running.bundle, verdict), picture, verdict.scores, begun)
 
     def _unread(self, picture: bytes, part: str, source: str, begun: float) -> Answer:

@@ -18,39 +18,32 @@ from export.runtime.settings import DriftSettings
 from export.runtime.station import Station, Verdict
 
 _REMEMBERED: Final = 1000  # parts whose milliseconds are known
+_RUNS: Final = 5
 
 
 class Running:
-    """A version and what it has judged so far. ``before_ms`` is the live median of the version before it, if known."""
+    """A version and what it has judged so far."""
 
-    def __init__(self, version: Version, station: Station, drift: DriftSettings, before_ms: float | None) -> None:
+    def __init__(self, version: Version, station: Station, drift: DriftSettings) -> None:
         self.version, self.station = version, station
         self.parts = 0
         self.slow_in_a_row = 0
         self._milliseconds = deque[float](maxlen=_REMEMBERED)
         reference = station.reference.values.by_name()
         self._detector = Detector(reference, drift.parts_between_false_alarms, one_in=drift.one_in)
-        limit = latency_limit_ms(station.manifest)
-        # Where even the version before took longer here, such as after idling, going back to it would not help.
-        self.limit_ms = limit if limit is None or before_ms is None else max(limit, before_ms)
+        self.limit_ms = latency_limit_ms(station.manifest)
 
     @classmethod
-    def load(
-        cls,
-        store: Path,
-        trusted: Mapping[str, Ed25519PublicKey],
-        drift: DriftSettings,
-        before_ms: float | None = None,
-    ) -> Self:
+    def load(cls, store: Path, trusted: Mapping[str, Ed25519PublicKey], drift: DriftSettings) -> Self:
         """Return what is installed, ready to judge; raises as ``load_installed`` does."""
         version = installed(store)
-        return cls(version, load_version(store, version, trusted), drift, before_ms)
+        return cls(version, load_version(store, version, trusted), drift)
 
     @classmethod
     def load_previous(cls, store: Path, trusted: Mapping[str, Ed25519PublicKey], drift: DriftSettings) -> Self | None:
         """Return the version before, ready to judge, None where there is none; raises as ``load_installed`` does."""
         version = read_state(store).previous
-        return None if version is None else cls(version, load_version(store, version, trusted), drift, None)
+        return None if version is None else cls(version, load_version(store, version, trusted), drift)
 
     @property
     def bundle(self) -> str:
@@ -60,8 +53,7 @@ class Running:
     @property
     def median_ms(self) -> float | None:
         """The median milliseconds of the network on the latest parts, None before the first."""
-        latest = list(self._milliseconds)  # copied at once: another thread may count a part meanwhile
-        return median(latest) if latest else None
+        return median(self._milliseconds) if self._milliseconds else None
 
     def remember(self, entries: Iterable[Entry]) -> None:
         """Watch for drift as if these parts, the oldest first, were judged now; their alarms were told then."""
@@ -73,6 +65,10 @@ class Running:
     def judge(self, picture: bytes) -> Verdict:
         """Return the verdict on a picture, its ``ms`` those of the network alone; raises as ``Station.inspect``."""
         return self.station.inspect(self.station.fitted(picture))
+
+    def quickest_ms(self, picture: bytes) -> float:
+        """Return the milliseconds of the network in the quickest of a few runs on a picture; raises as ``judge``."""
+        return min(self.judge(picture).ms for _ in range(_RUNS))
 
     def count(self, verdict: Verdict) -> tuple[Alarm, ...]:
         """Count a part that was judged; return the alarms of drift that it raises."""

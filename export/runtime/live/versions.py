@@ -86,7 +86,7 @@ class Versions:
             on_probation = found.parts < self._settings.probation.parts
             self.before, self.running, self.problem = self.running if on_probation else None, found, None
 
-    def count(self, running: Running, verdict: Verdict) -> None:
+    def count(self, running: Running, verdict: Verdict, picture: bytes) -> None:
         """Count a part, and end the probation of the version that judged it, one way or the other."""
         alarms = running.count(verdict)
         self.alarms.extend(alarms)
@@ -95,8 +95,8 @@ class Versions:
         if running is not self.running or self.before is None:
             return
         rules = self._settings.probation
-        if running.slow_in_a_row >= rules.slow_parts:
-            self._go_back(f"it took longer than {running.limit_ms:g} ms on {running.slow_in_a_row} parts in a row")
+        if running.slow_in_a_row >= rules.slow_parts and self._before_is_in_time(picture):
+            self._go_back(f"it took longer than {running.limit_ms:g} ms on {rules.slow_parts} parts in a row")
         elif alarms and rules.on_drift:
             self._go_back(f"drift: {alarms[0]}")
         elif running.parts >= rules.parts:
@@ -126,6 +126,19 @@ class Versions:
         self.problem = None
         return self.running, verdict
 
+    def _before_is_in_time(self, picture: bytes) -> bool:
+        """Whether the version before keeps the budget on this picture and the one on probation does not.
+
+        Else the station is busy or slow, and going back would not help.
+        """
+        running, before = self.running, self.before
+        running.slow_in_a_row = 0
+        assert before is not None and running.limit_ms is not None
+        try:
+            return before.quickest_ms(picture) <= running.limit_ms < running.quickest_ms(picture)
+        except Exception:  # an engine's library raises what it likes; who fails is told by the next part
+            return False
+
     def _judged(self, bundle: str) -> int:
         """How many parts a bundle has judged here; none, where the log cannot tell."""
         try:
@@ -134,7 +147,7 @@ class Versions:
             return 0
 
     def _load(self) -> Running:
-        return Running.load(self._store, self._trusted(), self._settings.drift, self.running.median_ms)
+        return Running.load(self._store, self._trusted(), self._settings.drift)
 
     def _load_before(self) -> Running | None:
         try:
