@@ -108,6 +108,11 @@ class Inspector:
             self._recorder.mend()
 
     @property
+    def unrecorded(self) -> int:
+        """How many verdicts wait for a log that cannot be written."""
+        return self._recorder.waiting
+
+    @property
     def reference(self) -> Mapping[str, Sequence[float]]:
         """What scores, brightness, sharpness and novelty are compared with for drift, in ascending order."""
         return self._versions.running.station.reference.values.by_name()

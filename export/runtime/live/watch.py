@@ -67,7 +67,7 @@ def _take(
     if known is None or remove:
         tell(arrival.path, answer, known is not None)
     inbox.done(arrival)
-    if remove:
+    if remove and not inspector.unrecorded:  # else a kill now would lose part and verdict; the next start judges it
         try:
             arrival.path.unlink(missing_ok=True)
         except OSError as error:

@@ -2,6 +2,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,8 @@ import pytest
 from export.runtime.cli import main
 from export.runtime.live.inspector import Answer, Inspector
 from export.runtime.live.watch import watch
-from export.runtime.log.history import History
+from export.runtime.log import database
+from export.runtime.log.history import History, log_file
 from export.runtime.settings import WatchSettings
 
 Open = Callable[[], Inspector]
@@ -147,6 +149,34 @@ def test_an_arrival_on_record_whose_file_should_be_gone_is_told_again_and_not_ju
         until(lambda: len(told) == 1)
         until(lambda: not list(camera.iterdir()))
     assert recorded(store) == [("a", "pass")]
+
+
+def test_a_file_stays_while_its_verdict_is_not_on_record(
+    put: Any,
+    opened: Open,
+    store: Path,
+    tmp_path: Path,
+    tiny: SimpleNamespace,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0.05)
+    put()
+    camera, inspector = tmp_path / "camera", opened()
+    camera.mkdir()
+    other = sqlite3.connect(log_file(store), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with watching(camera, inspector, said, remove=True) as told:
+        (camera / "a.png").write_bytes(tiny.picture(40))
+        until(lambda: len(told) == 1)
+        sleep(0.1)
+        assert [path.name for path in camera.iterdir()] == ["a.png"]
+        other.execute("ROLLBACK")
+        other.close()
+        until(lambda: not inspector.unrecorded)
+        (camera / "b.png").write_bytes(tiny.picture(40))
+        until(lambda: not (camera / "b.png").exists())
+    assert recorded(store) == [("a", "review"), ("b", "pass")]
 
 
 def command(store: Path, camera: Path) -> list[str]:
