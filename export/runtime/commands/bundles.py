@@ -5,8 +5,13 @@ import json
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from export.runtime.commands.common import (
     Commands,
@@ -25,6 +30,7 @@ from export.runtime.manifest import bundle_id
 from export.runtime.trust import verify_bundle
 
 if TYPE_CHECKING:
+    from export.runtime.live.inspector import Inspector
     from export.runtime.station import Station
 
 
@@ -72,28 +78,40 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from export.runtime.install.installed import load_installed
-    from export.runtime.station import Station
-
     bundle, paths = _bundle_and_pictures(options.paths)
     pictures = [picture for path in paths for picture in pictures_in(path)]
-    trusted, store = trusted_keys(options), store_of(options)
-    if bundle is None:
-        station = load_installed(store, trusted, runtime=options.runtime)
-    else:
-        station = Station.load(bundle, trusted, runtime=options.runtime, store=store)
     verdicts: Counter[str] = Counter()
-    for picture in pictures:
-        line = _line(station, picture)
-        verdicts[str(line["verdict"])] += 1
-        print(json.dumps(line), flush=True)
+    failed = 0
+    with _judging(options, bundle) as judge:
+        for picture in pictures:
+            line = judge(picture)
+            verdicts[str(line["verdict"])] += 1
+            failed += bool(line.get("error") or line.get("fault"))
+            print(json.dumps(line), flush=True)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     print(f"{len(pictures)} pictures: {told}", file=sys.stderr)
-    if verdicts["error"]:
-        print("error: the pictures with the verdict error were not inspected; see each line", file=sys.stderr)
+    if failed:
+        print(f"error: {failed} of the pictures could not be inspected; see their lines", file=sys.stderr)
         return 1
     say(f"next: station inspect{_named(bundle)} MORE_PICTURES")
     return 0
+
+
+@contextmanager
+def _judging(options: argparse.Namespace, bundle: Path | None) -> Iterator[Callable[[Path], dict[str, object]]]:
+    """Lend what judges a picture: what is installed, on record; another bundle or runtime, only to be looked at."""
+    from export.runtime.install.installed import load_installed
+    from export.runtime.live.inspector import Inspector
+    from export.runtime.station import Station
+
+    store, runtime = store_of(options), options.runtime
+    if bundle is None and runtime is None:
+        with Inspector.open(store, partial(trusted_keys, options), say) as inspector:
+            yield partial(_recorded, inspector)
+    elif bundle is None:
+        yield partial(_line, load_installed(store, trusted_keys(options), runtime=runtime))
+    else:
+        yield partial(_line, Station.load(bundle, trusted_keys(options), runtime=runtime, store=store))
 
 
 def _bundle_and_pictures(paths: list[Path]) -> tuple[Path | None, list[Path]]:
@@ -116,6 +134,14 @@ def _line(station: "Station", picture: Path) -> dict[str, object]:
         return {"path": str(picture), **station.inspect(picture)._asdict()}
     except FactoryError as error:
         return {"path": str(picture), "verdict": "error", "error": str(error)}
+
+
+def _recorded(inspector: "Inspector", picture: Path) -> dict[str, object]:
+    try:
+        answer = inspector.inspect(picture.read_bytes(), picture.stem)
+    except OSError as error:
+        answer = inspector.unjudged(picture.stem, uuid4().hex, f"{picture}: {error.strerror}")
+    return {"path": str(picture), **asdict(answer)}
 
 
 def _rebuild(options: argparse.Namespace) -> int:

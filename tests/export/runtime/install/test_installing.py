@@ -17,6 +17,7 @@ from export.runtime import bench
 from export.runtime.cli import main
 from export.runtime.install.install import install
 from export.runtime.install.state import Version, read_state
+from export.runtime.log.history import History
 from export.runtime.timing import Effort
 from tests.power import in_this_process
 
@@ -87,6 +88,31 @@ def test_from_a_stick_to_the_first_verdict_and_back(
     code, out, err = station("status")  # of what the real self-test measured
     assert code == 0 and f"runs: bundle {a}" in out and "self-test: 3 golden pictures" in out
     assert err == "next: station inspect PICTURES\n"
+
+
+def test_what_is_inspected_by_what_is_installed_is_on_record(
+    station: Said,
+    store: Path,
+    put: Callable[[Path], Version],
+    bundles: tuple[Path, Path, Path],
+    tiny: SimpleNamespace,
+    tmp_path: Path,
+) -> None:
+    put(bundles[0])
+    for name, data in (("dark", tiny.picture(40)), ("bright", tiny.picture(220)), ("broken", b"no picture")):
+        (tmp_path / f"{name}.png").write_bytes(data)
+    code, out, err = station("inspect", *(tmp_path / f"{name}.png" for name in ("dark", "bright", "broken")))
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (code, [line["verdict"] for line in lines]) == (1, ["pass", "reject", "review"])
+    assert "not a picture" in lines[2]["fault"] and "1 of the pictures could not be inspected" in err
+    with History(store) as history:
+        assert [(row.entry.part, row.entry.verdict) for row in history.since()] == [
+            ("dark", "pass"), ("bright", "reject"), ("broken", "review"),
+        ]  # fmt: skip
+    shutil.copytree(bundles[0], tmp_path / "looked-at")
+    assert station("inspect", tmp_path / "looked-at", tmp_path / "dark.png")[0] == 0
+    with History(store) as history:
+        assert len(history.last(9)) == 3
 
 
 def test_an_older_bundle_and_one_over_its_budget_are_refused(
