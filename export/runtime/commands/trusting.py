@@ -8,6 +8,7 @@ from pathlib import Path
 from export.runtime.commands.common import Commands, say, store_of
 from export.runtime.errors import GateError
 from export.runtime.files import NotPlainError, TooLargeError, read_plain
+from export.runtime.install.state import read_state
 from export.runtime.keys import key_id, load_trusted
 from export.runtime.statement import RevokedKey, read_records, trusted_by, walk
 from export.runtime.strictjson import canonical_bytes
@@ -95,12 +96,12 @@ def _take(store: Path, options: argparse.Namespace) -> list[str]:
 
 
 def _signer_of_current(store: Path) -> str | None:
-    """Return the id of the key that signed the bundle installed here, None where none is."""
+    """Return the id of the key that signed the bundle installed here, None where none is, or nobody knows which."""
     try:
-        current = json.loads((store / "state.json").read_bytes())["current"]
-        return str(current["key_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+        current = read_state(store).current
+    except (GateError, OSError):  # a damaged record must not keep a revocation out
         return None
+    return None if current is None else current.key_id
 
 
 def _listing(store: Path) -> Listing:
