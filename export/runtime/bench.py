@@ -35,9 +35,9 @@ def bench(
     ``Station.load`` does.
     """
     # A network that does not decide as it should has no latency worth knowing.
-    station = Station.load(folder, trusted, runtime=runtime, store=store)
-    runs_in, model = station.runtime, station.variant.model
     verified = verify_bundle(folder, trusted)
+    station = Station.of(verified, runtime=runtime, store=store)
+    runs_in, model = station.runtime, station.variant.model
     manifest = verified.manifest
     machine = fingerprint(runs_in)
 

@@ -1,6 +1,7 @@
 """An inspection station: a verified bundle, its network open, its golden pictures scored as before."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -56,6 +57,7 @@ class Station:
     def __init__(self, bundle: VerifiedBundle, opened: Opened, runtime: Runtime) -> None:
         self.manifest = bundle.manifest
         self.runtime = runtime
+        self.golden_deviation = math.inf  # until the golden pictures were scored
         self._runner, self.variant = opened
         taken = self.manifest.input
         self._gauge = Gauge(taken.height, taken.width, taken.channels)
@@ -84,9 +86,13 @@ class Station:
         cannot run the bundle, and UsageError where the keys cannot be read.
         """
         trusted = trusted_keys if isinstance(trusted_keys, Mapping) else load_trusted(trusted_keys)
-        verified = verify_bundle(bundle, trusted)
-        station = cls(verified, *_open(verified, runtime, store))
-        station.check_golden(verified)
+        return cls.of(verify_bundle(bundle, trusted), runtime=runtime, store=store)
+
+    @classmethod
+    def of(cls, bundle: VerifiedBundle, *, runtime: Runtime | None = None, store: Path | None = None) -> Self:
+        """Return a station running a bundle that is verified, once its golden scores are, too; as ``load`` does."""
+        station = cls(bundle, *_open(bundle, runtime, store))
+        station.check_golden(bundle)
         return station
 
     def __enter__(self) -> Self:
@@ -156,14 +162,14 @@ class Station:
             return UNLIKE
         return NEAR if band is not None and band.low <= score <= band.high else None
 
-    def check_golden(self, bundle: VerifiedBundle) -> float:
-        """Return by how much a golden picture's scores deviate at most (a difference of probabilities).
+    def check_golden(self, bundle: VerifiedBundle) -> None:
+        """Find by how much a golden picture's scores deviate at most (``golden_deviation``, of a probability).
 
         Raises BundleRefused unless every golden picture of the bundle gets its scores and its decision again.
         """
         expected = read_golden(bundle.manifest, bundle.contents, self.variant.golden)
         found = [self._golden(frame.path, bundle.contents[frame.path]) for frame in expected]
-        return compare(expected, found, self.variant.golden.tolerance)
+        self.golden_deviation = compare(expected, found, self.variant.golden.tolerance)
 
     def _golden(self, path: str, picture: bytes) -> Frame:
         try:

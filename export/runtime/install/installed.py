@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from export.runtime.errors import FactoryError
 from export.runtime.install.age import check_allowed
 from export.runtime.install.copies import verify_copy
-from export.runtime.install.state import Version, bundle_folder, installed, read_state
+from export.runtime.install.state import Version, installed, read_state
 from export.runtime.manifest import Runtime
 from export.runtime.station import Station
 
@@ -24,8 +24,7 @@ def load_version(
     store: Path, version: Version, trusted: Mapping[str, Ed25519PublicKey], *, runtime: Runtime | None = None
 ) -> Station:
     """Return a station running that version of ``store``; raises as ``Station.load`` does."""
-    verify_copy(store, version.bundle, trusted)
-    return Station.load(bundle_folder(store, version.bundle), trusted, runtime=runtime, store=store)
+    return Station.of(verify_copy(store, version.bundle, trusted), runtime=runtime, store=store)
 
 
 def status(store: Path, trusted: Mapping[str, Ed25519PublicKey]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from export.runtime.engines import Runner
 from export.runtime.errors import EnvironmentLacks, FactoryError, GateError, UsageError
 from export.runtime.golden import read_golden
 from export.runtime.install.copies import verify_copy
-from export.runtime.install.state import bundle_folder
 from export.runtime.keys import key_id
 from export.runtime.manifest import JsonObject, Runtime
 from export.runtime.memory import peak_mb
@@ -111,9 +110,8 @@ def try_bundle(
     Raises as ``Station.load`` does.
     """
     start, available = time.monotonic(), available_mb()
-    station = Station.load(bundle_folder(store, bundle), trusted, runtime=runtime, store=store)
     verified = verify_copy(store, bundle, trusted)
-    deviation = station.check_golden(verified)
+    station = Station.of(verified, runtime=runtime, store=store)
 
     def measured() -> SelfTest:
         timed, best = _timed(verified, station.runtime, store)
@@ -121,7 +119,7 @@ def try_bundle(
             runtime=station.runtime,
             provider=timed.provider,
             golden_pictures=len(read_golden(verified.manifest, verified.contents, station.variant.golden)),
-            golden_deviation=deviation,
+            golden_deviation=station.golden_deviation,
             golden_tolerance=station.variant.golden.tolerance,
             p50_ms=timed.p50_ms,
             p95_ms=timed.p95_ms,

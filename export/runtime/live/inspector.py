@@ -15,6 +15,7 @@ from uuid import uuid4
 from export.runtime.errors import ImageRefused
 from export.runtime.live.recorder import Recorder
 from export.runtime.live.versions import Say, Trusted, Versions
+from export.runtime.log.entry import written
 from export.runtime.log.log import Entry, Log
 from export.runtime.settings import read_settings
 from export.runtime.station import Verdict
@@ -84,12 +85,18 @@ class Inspector:
         """
         begun = perf_counter()
         known = None if source is None else self.known(source)
+        if known is not None:
+            return known
         key = source or uuid4().hex
-        return known or self._judged(picture, part, key, begun) or self._unread(picture, part, key, begun)
+        answer = self._judged(picture, part, key, begun)
+        if isinstance(answer, ImageRefused):
+            return self._record(self._fault(part, key, str(answer)), picture, None, begun)
+        return answer
 
     def try_inspect(self, picture: bytes, part: str, source: str) -> Answer | None:
         """Return what ``inspect`` does; None, and nothing on record, for bytes that are no picture, or not yet."""
-        return self._judged(picture, part, source, perf_counter())
+        answer = self._judged(picture, part, source, perf_counter())
+        return None if isinstance(answer, ImageRefused) else answer
 
     def known(self, source: str) -> Answer | None:
         """Return the answer that is on record, None where there is none or the log cannot be read."""
@@ -140,13 +147,13 @@ class Inspector:
                 "problems": problems,
             }
 
-    def _judged(self, picture: bytes, part: str, source: str, begun: float) -> Answer | None:
+    def _judged(self, picture: bytes, part: str, source: str, begun: float) -> Answer | ImageRefused:
         self.poll()
         running = self._versions.running
         try:
             verdict = running.judge(picture)
-        except ImageRefused:
-            return None
+        except ImageRefused as error:
+            return error
         except Exception as error:  # an engine's library raises what it likes; the part needs a verdict
             with self._lock:
                 recovered = self._versions.recover(running, picture, f"{type(error).__name__}: {error}")
@@ -156,14 +163,6 @@ class Inspector:
         with self._lock:
             self._versions.count(running, verdict, picture)
         return self._record(_entry(part, source, running.bundle, verdict), picture, verdict.scores, begun)
-
-    def _unread(self, picture: bytes, part: str, source: str, begun: float) -> Answer:
-        fault = "the picture cannot be read"
-        try:
-            self._versions.running.station.fitted(picture)
-        except ImageRefused as error:
-            fault = str(error)
-        return self._record(self._fault(part, source, fault), picture, None, begun)
 
     def _fault(self, part: str, source: str, fault: str) -> Entry:
         return Entry(
@@ -193,4 +192,4 @@ def _answer(entry: Entry, scores: dict[str, float] | None) -> Answer:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return written(datetime.now(UTC))

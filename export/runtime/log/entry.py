@@ -1,6 +1,7 @@
 """What the log holds: a verdict a row, and what an operator said of it later."""
 
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import Final
 
 
@@ -51,3 +52,8 @@ class Row:
     id: int
     entry: Entry
     feedback: Feedback | None
+
+
+def written(time: datetime) -> str:
+    """Return a time that knows its zone as an entry has it: UTC with milliseconds."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

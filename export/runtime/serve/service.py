@@ -13,6 +13,7 @@ from export.runtime.drift.detector import watched
 from export.runtime.drift.plot import plot
 from export.runtime.drift.recent import recent
 from export.runtime.live.inspector import Answer, Inspector
+from export.runtime.log.entry import written
 from export.runtime.log.history import History
 from export.runtime.serve import metrics, pages
 from export.runtime.serve.access import Access
@@ -156,4 +157,4 @@ def _source(head: Head, upload: Upload) -> str | None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return written(datetime.now(UTC))

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from threading import Lock
 
 from export.runtime.errors import FactoryError
+from export.runtime.log.entry import written
 from export.runtime.log.history import History
 
 
@@ -21,7 +22,7 @@ class Today:
 
     def counts(self) -> Mapping[str, int]:
         """Return the numbers by verdict; those of the last time while the log cannot be read."""
-        day = _utc(self._clock().replace(hour=0, minute=0, second=0, microsecond=0))
+        day = written(self._clock().replace(hour=0, minute=0, second=0, microsecond=0))
         with self._lock:
             try:
                 if day != self._day:
@@ -31,7 +32,3 @@ class Today:
             except FactoryError:
                 pass  # the inspector tells it
             return dict(self._counts)
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
