@@ -15,7 +15,7 @@ from export.build.pack import pack
 from export.runtime.install.install import install, rollback
 from export.runtime.install.selftest import in_own_process
 from export.runtime.keys import load_trusted, new_key, public_path
-from tests.export.runtime.conftest import GREYS, draft, network, picture, scored
+from tests.export.runtime.conftest import draft, files_of, network
 from tests.power import Keys, Stage, in_this_process, scenes
 from tests.syscalls import LOSSES, Call, Fault, unavailable
 
@@ -25,10 +25,10 @@ LARGE = 40_000_000
 
 def _bundle(folder: Path, month: int, key: Path, size: int = 0) -> Path:
     model, asked = network(), draft(created=f"2025-{month:02}-01T12:00:00Z")
-    files = {path: ("golden-frame", picture(grey)) for path, grey in GREYS.items()}
-    files |= {"golden/scores.json": ("golden-scores", scored(model, asked)), "model.onnx": ("model", model)}
-    files["report/report.html"] = ("report", os.urandom(size) or b"<p>fine</p>")
-    return pack(folder / f"bundle-{month}", draft=asked, files=files, key=key, signer_name="bench")  # type: ignore[arg-type]
+    files = files_of(model, asked)
+    if size:
+        files["report/report.html"] = ("report", os.urandom(size))
+    return pack(folder / f"bundle-{month}", draft=asked, files=files, key=key, signer_name="bench")
 
 
 def _short(call: Call, store: str) -> str:

@@ -23,7 +23,6 @@ from export.build.pack import pack
 from export.runtime.install.install import install
 from export.runtime.keys import new_key, public_path
 from export.runtime.live.inspector import Inspector
-from export.runtime.manifest import canonical_bytes
 from export.runtime.station import Station
 from export.runtime.trust import load_trusted
 from tests.export.runtime import conftest as tiny
@@ -47,13 +46,9 @@ end
 
 def _tiny(work: Path) -> tuple[Path, Path, Path]:
     model, asked, key = tiny.network(), tiny.draft(), work / "key"
-    files = {path: ("golden-frame", tiny.picture(grey)) for path, grey in tiny.GREYS.items()}
-    files["golden/scores.json"] = ("golden-scores", tiny.scored(model, asked))
-    files["model.onnx"] = ("model", model)
-    files["reference.json"] = ("reference", canonical_bytes(tiny.reference()))
     new_key(key)
     (work / "picture.png").write_bytes(tiny.picture(40))
-    bundle = pack(work / "bundle", draft=asked, files=files, key=key, signer_name="bench")
+    bundle = pack(work / "bundle", draft=asked, files=tiny.files_of(model, asked), key=key, signer_name="bench")
     return bundle, public_path(key), work / "picture.png"
 
 

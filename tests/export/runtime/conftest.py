@@ -158,6 +158,16 @@ def reference(limit: float = 1e6) -> Reference:
     return Reference(familiar=familiar, values=values)
 
 
+def files_of(model: bytes, asked: Draft, golden: bytes | None = None) -> dict[str, Any]:
+    """The files of a tiny bundle, as ``pack`` takes them."""
+    files: dict[str, Any] = {path: ("golden-frame", picture(grey)) for path, grey in GREYS.items()}
+    files["golden/scores.json"] = ("golden-scores", golden or scored(model, asked))
+    files["model.onnx"] = ("model", model)
+    files["reference.json"] = ("reference", canonical_bytes(reference()))
+    files["report/report.html"] = ("report", b"<p>fine</p>")
+    return files
+
+
 class MakeBundle(Protocol):
     def __call__(
         self,
@@ -218,11 +228,7 @@ def make_bundle(tmp_path: Path, key: Path) -> MakeBundle:
         extra: dict[str, Any] | None = None,
     ) -> Path:
         model, asked = model or network(), asked or draft()
-        files: dict[str, Any] = {path: ("golden-frame", picture(grey)) for path, grey in GREYS.items()}
-        files["golden/scores.json"] = ("golden-scores", golden or scored(model, asked))
-        files["model.onnx"] = ("model", model)
-        files["reference.json"] = ("reference", canonical_bytes(reference()))
-        files["report/report.html"] = ("report", b"<p>fine</p>")
+        files = files_of(model, asked, golden)
         return pack(tmp_path / "bundle", draft=asked, files=files | (extra or {}), key=key, signer_name="W1")
 
     return make
