@@ -41,7 +41,7 @@ FREE = frozenset({"budget", "acceptance", "chain", "provenance"})  # recorded, a
 OUTSIDE = "outside"  # a folder beside the bundle, with what a mutant may point at
 CONTENT = {
     "golden/000.png": b"\x89PNG first picture", "golden/001.png": b"\x89PNG second picture",
-    "golden/scores.json": b"{}\n", "model.onnx": b"\x08\x0amodel" * 40, "reference.json": b"{}\n",
+    "golden/scores.json": b"{}\n", "model.onnx": b"\x08\x0amodel" * 40, "reference.json": b"[]\n",
     "report/report.html": b"<p>fine</p>",
 }  # fmt: skip
 ROLES: dict[str, Role] = {
